@@ -1,0 +1,1 @@
+"""Probes: from the kernel to batches of records."""

@@ -1,0 +1,137 @@
+"""Attaching programs: raw tracepoints, tracepoints, uprobes.
+
+Every attachment is a descriptor of a link or of a perf event: closing it detaches, and so does the
+end of the process, however it comes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import platform
+import re
+from pathlib import Path
+
+from dynahugd.errors import DynahugError
+from dynahugd.probes import kernel
+from dynahugd.probes.loaders import Programs
+
+__all__ = [
+    "Uprobe",
+    "attach_core",
+    "attach_uprobes",
+    "fork_child_offset",
+    "multi_uprobes",
+    "tracefs",
+]
+
+_TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+_UPROBE_TYPE = Path("/sys/bus/event_source/devices/uprobe/type")
+_UPROBE_RETURN = Path("/sys/bus/event_source/devices/uprobe/format/retprobe")
+_PERF_TYPE_TRACEPOINT = 2
+_PERF_EVENT_IOC_ENABLE = 0x2400
+_PERF_EVENT_IOC_SET_BPF = 0x40042408
+_OPENS = ("sys_exit_open", "sys_exit_openat", "sys_exit_openat2")
+
+#: (name of the program, file offset, whether it runs at the return instead of the entry)
+Uprobe = tuple[str, int, bool]
+
+
+def tracefs() -> Path:
+    """Where tracefs is; mounted at its usual place if it is not and we may."""
+    for folder in _TRACEFS:
+        if (folder / "events").is_dir():
+            return folder
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"tracefs", os.fsencode(_TRACEFS[0]), b"tracefs", 0, None) == 0:
+        return _TRACEFS[0]
+    raise DynahugError(
+        f"tracefs is not readable ({os.strerror(ctypes.get_errno())}): run as root, or "
+        f"'mount -t tracefs tracefs {_TRACEFS[0]}' first"
+    )
+
+
+def multi_uprobes() -> bool:
+    """Whether this kernel has multi-uprobe links (Linux 6.6)."""
+    match = re.match(r"(\d+)\.(\d+)", platform.release())
+    return bool(match) and (int(match[1]), int(match[2])) >= (6, 6)  # type: ignore[index]
+
+
+def fork_child_offset() -> int:
+    """Offset in bytes of ``child_pid`` in sched_process_fork: 44, or 20 since Linux 6.16."""
+    text = (tracefs() / "events/sched/sched_process_fork/format").read_text()
+    match = re.search(r"pid_t child_pid;\s*offset:(\d+);\s*size:4;", text)
+    if match is None:
+        raise DynahugError("this kernel's sched_process_fork has no child_pid")
+    return int(match[1])
+
+
+def _tracepoint(program: int, event: str) -> list[int]:
+    number = int((tracefs() / "events" / event / "id").read_text())
+    return _perf(program, kernel.open_perf_event(_PERF_TYPE_TRACEPOINT, number))
+
+
+def _perf(program: int, event: int) -> list[int]:
+    try:
+        return [kernel.link_perf_event(program, event), event]
+    except OSError:
+        pass  # before Linux 5.15 there are no links to perf events
+    try:
+        fcntl.ioctl(event, _PERF_EVENT_IOC_SET_BPF, program)
+        fcntl.ioctl(event, _PERF_EVENT_IOC_ENABLE, 0)
+    except OSError:
+        os.close(event)
+        raise
+    return [event]
+
+
+def attach_core(programs: Programs) -> list[int]:
+    """Attach everything but uprobes; the descriptors, to be closed to detach.
+
+    Tasks first and system calls last, so that no thread is seen half.
+    """
+    fds: list[int] = []
+    try:
+        for name, event in (("dh_fork", "sched_process_fork"), ("dh_exec", "sched_process_exec")):
+            fds += _tracepoint(programs.fds[name], f"sched/{event}")
+        fds.append(kernel.open_raw_tracepoint(programs.fds["dh_exit"], "sched_process_exit"))
+        for event in _OPENS:
+            if (tracefs() / "events/syscalls" / event).is_dir():  # arm64 has no open(2)
+                fds += _tracepoint(programs.fds["dh_opened"], f"syscalls/{event}")
+        fds.append(kernel.open_raw_tracepoint(programs.fds["dh_enter"], "sys_enter"))
+    except OSError as error:
+        for fd in fds:
+            os.close(fd)
+        raise DynahugError(
+            f"the kernel refuses a tracepoint ({error.strerror}): run as root, or with CAP_BPF, "
+            "CAP_PERFMON and CAP_DAC_READ_SEARCH"
+        ) from error
+    return fds
+
+
+def attach_uprobes(programs: Programs, path: str, uprobes: list[Uprobe]) -> list[int]:
+    """Attach to offsets of one file; the descriptors, to be closed to detach.
+
+    Raises OSError as the kernel does; then nothing stays attached.
+    """
+    fds: list[int] = []
+    try:
+        for name, offset, returns in uprobes:
+            if programs.multi:
+                fds.append(kernel.link_uprobes(programs.fds[name], path, [offset], returns))
+                continue
+            bit = int(_UPROBE_RETURN.read_text().removeprefix("config:")) if returns else None
+            text = ctypes.create_string_buffer(os.fsencode(path))
+            event = kernel.open_perf_event(
+                int(_UPROBE_TYPE.read_text()),
+                0 if bit is None else 1 << bit,
+                ctypes.addressof(text),
+                offset,
+            )
+            fds += _perf(programs.fds[name], event)
+    except OSError:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds

@@ -1,0 +1,174 @@
+"""What the kernel side and user space share: ``bpf/dynahug.h`` as numpy dtypes and enumerations.
+
+A test compiles the header and compares every size, offset and value with this module.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+import numpy as np
+
+__all__ = [
+    "BANKS",
+    "CONFIG",
+    "COUNTERS",
+    "FILE_KEY",
+    "GLOBAL_KEY",
+    "HALF",
+    "LOAD",
+    "RECORD",
+    "SEEN",
+    "SUFFIX",
+    "TASK",
+    "TEXT",
+    "Bank",
+    "Flag",
+    "Kind",
+    "Loss",
+    "Reason",
+    "State",
+    "TaskFlag",
+]
+
+TEXT = 256
+HALF = 128
+SUFFIX = 16
+SEEN = 64
+BANKS = 3
+
+
+class Kind(IntEnum):
+    """What a record says: ``enum dh_kind``."""
+
+    BEGIN = 1
+    END = 2
+    OPEN = 3
+    CALL = 4
+    GLOBAL = 5
+    BIRTH = 6
+    RUNTIME = 7
+    EXEC = 8
+
+
+class Flag(IntFlag):
+    """Circumstances of a record."""
+
+    INSIDE = 0x01
+    DESCENDANT = 0x02
+    AFTER = 0x04
+    TRUNCATED = 0x08
+    UNREADABLE = 0x10
+    MEMORY = 0x20
+    WIDE = 0x40
+
+
+class Reason(IntEnum):
+    """Why the span of a load ended: ``enum dh_reason``."""
+
+    CLOSED = 1
+    RETURNED = 2
+    EXITED = 3
+    REPLACED = 4
+    IDLE = 5
+
+
+class State(IntEnum):
+    """State of a slot of the table of loads: ``enum dh_state``."""
+
+    FREE = 0
+    OPENED = 1
+    ENDED = 2
+
+
+class Bank(IntEnum):
+    """Where a system call is counted: ``enum dh_bank``."""
+
+    OUTSIDE = 0
+    WITHIN = 1
+    CHILDREN = 2
+
+
+class Loss(IntEnum):
+    """Why something was lost: ``enum dh_loss``. The lower-case name is the metric's label."""
+
+    RING = 0
+    LOADS = 1
+    TASKS = 2
+    FILES = 3
+    DEPTH = 4
+
+
+class TaskFlag(IntFlag):
+    """Flags of a tracked task."""
+
+    ML = 0x1
+    CHILD = 0x2
+    INSIDE = 0x4
+    DEEP = 0x8
+
+
+RECORD = np.dtype(
+    [
+        ("time", "<u8"),
+        ("load", "<u8"),
+        ("tgid", "<u4"),
+        ("tid", "<u4"),
+        ("kind", "<u2"),
+        ("nr", "<u2"),
+        ("flags", "<u4"),
+        ("ret", "<i8"),
+        ("args", "<u8", (3,)),
+        ("cgroup", "<u8"),
+        ("uid", "<u4"),
+        ("length", "<u4"),
+        ("comm", "S16"),
+        ("text", "V256"),
+    ]
+)
+
+LOAD = np.dtype(
+    [
+        ("id", "<u8"),
+        ("begin", "<u8"),
+        ("touched", "<u8"),
+        ("active", "<u8"),
+        ("state", "<u4"),
+        ("reason", "<u4"),
+        ("refs", "<u4"),
+        ("inside", "<u4"),
+        ("exact", "<u4"),
+        ("quiet", "<u4"),
+        ("memory", "<u4"),
+        ("lost", "<u4"),
+        ("tgid", "<u4"),
+        ("tid", "<u4"),
+        ("fd", "<u4"),
+        ("uid", "<u4"),
+    ]
+)
+
+COUNTERS = np.dtype([("calls", "<u8", (BANKS, 512))])
+
+CONFIG = np.dtype([("fork_child_pid", "<u4"), ("self", "<u4"), ("rejoin", "<u8")])
+
+TASK = np.dtype(
+    [
+        ("load", "<u8"),
+        ("last", "<u8"),
+        ("open_path", "<u8"),
+        ("open_flags", "<u8"),
+        ("unpickle", "<u8"),
+        ("stack", "<u8"),
+        ("tgid", "<u4"),
+        ("depth", "<u4"),
+        ("flags", "<u4"),
+        ("clone_flags", "<u4"),
+        ("open_nr", "<u4"),
+        ("open_dirfd", "<u4"),
+    ]
+)
+
+FILE_KEY = np.dtype([("tgid", "<u4"), ("fd", "<u4")])
+
+GLOBAL_KEY = np.dtype([("module", "S64"), ("name", "S64")])

@@ -1,0 +1,157 @@
+"""The maps that the kernel side and user space share: created here, for both loaders alike.
+
+Sizes are stated once, in ``Sizes``; whatever does not fit is counted by the kernel side.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dynahugd.errors import DynahugError
+from dynahugd.probes import kernel, layout, syscalls
+from dynahugd.probes.kernel import MapType
+
+__all__ = ["Maps", "Sizes"]
+
+_MMAPABLE = 1 << 10
+_PATH_MAX = 4096
+_WRAPPER_SUFFIX, _MODEL_SUFFIX = 2, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Entries of the kernel tables; the ring in bytes, a power of two."""
+
+    loads: int = 1024
+    tasks: int = 16384
+    files: int = 16384
+    globals: int = 65536
+    ring: int = 8 << 20
+
+
+class Maps:
+    """All maps, by name, as descriptors; those that user space reads in place as numpy arrays.
+
+    Attributes
+    ----------
+    fds : descriptor by name of the map.
+    loads : structured array, shape (sizes.loads,), dtype ``layout.LOAD``, shared with the kernel.
+    counters : uint64 array, shape (sizes.loads, 3, 512): calls by bank and number, shared.
+    losses : uint64 array, shape (len(Loss),), shared.
+    """
+
+    def __init__(self, sizes: Sizes) -> None:
+        self.sizes = sizes
+        specification = {
+            "ring": (MapType.RINGBUF, 0, 0, sizes.ring, 0),
+            "loads": (MapType.ARRAY, 4, layout.LOAD.itemsize, sizes.loads, _MMAPABLE),
+            "counters": (MapType.ARRAY, 4, layout.COUNTERS.itemsize, sizes.loads, _MMAPABLE),
+            "losses": (MapType.ARRAY, 4, 8, len(layout.Loss), _MMAPABLE),
+            "free_slots": (MapType.QUEUE, 0, 4, sizes.loads, 0),
+            "tasks": (MapType.HASH, 4, layout.TASK.itemsize, sizes.tasks, 0),
+            "files": (MapType.HASH, layout.FILE_KEY.itemsize, 8, sizes.files, 0),
+            "suffixes": (MapType.HASH, layout.SUFFIX, 4, 256, 0),
+            "known_globals": (MapType.HASH, layout.GLOBAL_KEY.itemsize, 4, sizes.globals, 0),
+            "actions": (MapType.ARRAY, 4, 4, syscalls.SYSCALLS, 0),
+            "config": (MapType.ARRAY, 4, layout.CONFIG.itemsize, 1, 0),
+            "scratches": (MapType.PERCPU_ARRAY, 4, layout.SUFFIX + _PATH_MAX + layout.TEXT, 1, 0),
+        }
+        self.fds: dict[str, int] = {}
+        try:
+            for name, (kind, key, value, entries, flags) in specification.items():
+                self.fds[name] = kernel.create_map(kind, key, value, entries, flags, f"dh_{name}")
+        except OSError as error:
+            self.close()
+            raise DynahugError(
+                f"the kernel refuses the map {name!r} ({error.strerror}): "
+                "run as root, or with CAP_BPF and CAP_PERFMON"
+            ) from error
+        self.loads = self._shared("loads", layout.LOAD, sizes.loads)
+        self.counters: npt.NDArray[np.uint64] = self._shared(
+            "counters", layout.COUNTERS, sizes.loads
+        )["calls"]
+        self.losses = self._shared("losses", np.dtype("<u8"), len(layout.Loss))
+        for slot in range(sizes.loads):
+            self.release(slot)
+
+    def _shared(self, name: str, dtype: np.dtype[np.void], entries: int) -> npt.NDArray[np.void]:
+        # The mapping outlives the descriptor and goes with the array; it is never resized.
+        length = -(-dtype.itemsize * entries // mmap.PAGESIZE) * mmap.PAGESIZE
+        area = mmap.mmap(self.fds[name], length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        return np.frombuffer(area, dtype, entries)
+
+    def release(self, slot: int) -> None:
+        """Give a slot of the table of loads back to the kernel side, its counters at zero."""
+        self.loads[slot]["state"] = layout.State.FREE
+        self.loads[slot]["id"] = 0
+        self.counters[slot] = 0
+        kernel.push_element(self.fds["free_slots"], slot.to_bytes(4, "little"))
+
+    def configure(self, fork_child_pid: int, rejoin_ns: int) -> None:
+        """Set the configuration of the kernel side and its table of system calls."""
+        config = np.zeros(1, layout.CONFIG)
+        config["fork_child_pid"], config["self"] = fork_child_pid, os.getpid()
+        config["rejoin"] = rejoin_ns
+        kernel.update_element(self.fds["config"], bytes(4), config.tobytes())
+        for number, name in enumerate(syscalls.names(syscalls.machine())):
+            action = syscalls.ACTIONS.get(name)
+            if action is not None:
+                kernel.update_element(
+                    self.fds["actions"], number.to_bytes(4, "little"), action.to_bytes(4, "little")
+                )
+
+    def set_suffixes(self, models: Iterable[str], wrappers: Iterable[str]) -> None:
+        """Fill the table of suffixes (without dots, any case) that tell a model file."""
+        for suffixes, value in ((models, _MODEL_SUFFIX), (wrappers, _WRAPPER_SUFFIX)):
+            for suffix in suffixes:
+                text = suffix.encode()
+                if not 0 < len(text) < layout.SUFFIX:
+                    raise DynahugError(
+                        f"the suffix {suffix!r} has to have 1 to {layout.SUFFIX - 1} bytes"
+                    )
+                # Bit 5 in every byte, as the kernel side does: letters of any case match.
+                key = bytes(byte | 0x20 for byte in text.ljust(layout.SUFFIX, b"\0"))
+                kernel.update_element(self.fds["suffixes"], key, value.to_bytes(4, "little"))
+
+    def know_global(self, module: bytes, name: bytes) -> None:
+        """From now on, this global makes no load of an unpickling without a file.
+
+        Longer texts than the key holds, and a full table, leave the global unknown: it then costs
+        a load each time, and nothing is missed.
+        """
+        if len(module) >= layout.SEEN or len(name) >= layout.SEEN:
+            return
+        key = module.ljust(layout.SEEN, b"\0") + name.ljust(layout.SEEN, b"\0")
+        try:
+            kernel.update_element(self.fds["known_globals"], key, bytes(4))
+        except OSError:
+            return
+
+    def track(self, tgid: int, tid: int) -> None:
+        """Track a thread that was already running as one of an ML process."""
+        task = np.zeros(1, layout.TASK)
+        task["tgid"], task["flags"] = tgid, layout.TaskFlag.ML
+        key = tid.to_bytes(4, "little")
+        if kernel.lookup_element(self.fds["tasks"], key, layout.TASK.itemsize) is None:
+            try:
+                kernel.update_element(self.fds["tasks"], key, task.tobytes())
+            except OSError:
+                self.losses[layout.Loss.TASKS] += 1
+
+    def forget_file(self, tgid: int, fd: int, load: int) -> None:
+        """Drop the descriptor of a load that is over, unless a newer load has it now."""
+        key = tgid.to_bytes(4, "little") + fd.to_bytes(4, "little")
+        if kernel.lookup_element(self.fds["files"], key, 8) == load.to_bytes(8, "little"):
+            kernel.delete_element(self.fds["files"], key)
+
+    def close(self) -> None:
+        """Close all descriptors; the kernel frees a map when the last program that uses it goes."""
+        for fd in self.fds.values():
+            os.close(fd)
+        self.fds.clear()

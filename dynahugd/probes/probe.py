@@ -1,0 +1,213 @@
+"""The probe: everything that is attached, read as batches."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from dynahugd.probes import attach, layout, loaders
+from dynahugd.probes.batch import Batch, Fact
+from dynahugd.probes.formats import DATA_ONLY, identify, read_head
+from dynahugd.probes.interpreters import Interpreter, Interpreters
+from dynahugd.probes.layout import Flag, Kind, Loss, State
+from dynahugd.probes.maps import Maps, Sizes
+from dynahugd.probes.ring import Ring
+
+__all__ = ["Options", "Probe", "decode"]
+
+_SLOT = np.uint64(0xFFFF)
+
+#: How often the interpreters' files are looked at, in seconds.
+_RELEASE_EVERY = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the probe can be told.
+
+    Attributes
+    ----------
+    loader : ``auto``, ``libbpf`` or ``bcc``.
+    suffixes, wrappers : suffixes that tell a model file; suffixes (``gz``) before which the one
+        before decides.
+    hop : seconds between two looks at all open loads.
+    idle : seconds after which a load whose descriptor is left alone has ended.
+    """
+
+    loader: str = "auto"
+    sizes: Sizes = field(default_factory=Sizes)
+    suffixes: tuple[str, ...] = ()
+    wrappers: tuple[str, ...] = ()
+    hop: float = 0.25
+    idle: float = 30.0
+    rejoin: float = 1.0
+
+
+def decode(text: bytes) -> str:
+    """Bytes of a watched process as text that can be encoded back (surrogate escapes)."""
+    return os.fsdecode(text.split(b"\0", 1)[0])
+
+
+def _readlink(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
+
+
+class Probe:
+    """Loads and attaches the programs, and yields batches until it is closed.
+
+    Raises
+    ------
+    DynahugError : when the kernel or the host cannot do it, with the next step.
+    """
+
+    def __init__(
+        self, options: Options, report: Callable[[Interpreter], None] = lambda _: None
+    ) -> None:
+        self.options = options
+        self.maps = Maps(options.sizes)
+        self._attached: list[int] = []
+        self._programs: loaders.Programs | None = None
+        try:
+            self.maps.configure(attach.fork_child_offset(), int(options.rejoin * 1e9))
+            self.maps.set_suffixes(options.suffixes, options.wrappers)
+            self._programs = loaders.load(options.loader, self.maps.fds, attach.multi_uprobes())
+            self._ring = Ring(self.maps.fds["ring"], options.sizes.ring)
+            self.interpreters = Interpreters(self._programs, report)
+            self._attached = attach.attach_core(self._programs)
+        except BaseException:
+            self.close()
+            raise
+        self._next_hop = time.monotonic()
+        self._next_release = time.monotonic() + _RELEASE_EVERY
+
+    @property
+    def loader(self) -> str:
+        """The loader in use."""
+        return self._programs.loader if self._programs else ""
+
+    def cover_host(self) -> None:
+        """Attach to the interpreters that run now or are installed; track the former."""
+        self.interpreters.cover_installed()
+        for tgid in self.interpreters.scan():
+            try:
+                for tid in os.listdir(f"/proc/{tgid}/task"):
+                    self.maps.track(tgid, int(tid))
+            except OSError:
+                continue
+
+    def know_globals(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        """Globals that make no load of an unpickling without a file."""
+        for module, name in pairs:
+            self.maps.know_global(module, name)
+
+    def read(self, timeout: float | None = None) -> Batch:
+        """Wait for records or for the next hop, whichever is first, and return a batch."""
+        pause = max(0.0, self._next_hop - time.monotonic())
+        self._ring.wait(pause if timeout is None else min(pause, timeout))
+        records = self._ring.read()
+        now = time.monotonic()
+        hop = now >= self._next_hop
+        if hop:
+            self._next_hop = now + self.options.hop
+            self._end_idle(int(now * 1e9))
+            if now >= self._next_release:
+                self._next_release = now + _RELEASE_EVERY
+                self.interpreters.release_gone()
+        facts = []
+        for record in records[(records["kind"] == Kind.BEGIN) | (records["kind"] == Kind.RUNTIME)]:
+            if record["kind"] == Kind.BEGIN:
+                facts.append(self._fact(record))
+            else:
+                self.interpreters.consider(int(record["tgid"]), decode(record["text"].tobytes()))
+        slots = self._slots(records, hop)
+        return Batch(
+            time.monotonic_ns(),
+            hop,
+            records,
+            self.maps.loads[slots],
+            self.maps.counters[slots],
+            tuple(facts),
+            self.maps.losses.copy(),
+        )
+
+    def _slots(self, records: npt.NDArray[np.void], hop: bool) -> npt.NDArray[np.intp]:
+        if hop:
+            return np.flatnonzero(self.maps.loads["state"] != State.FREE)
+        ids = np.unique(records["load"][records["load"] != 0])
+        slots = (ids & _SLOT).astype(np.intp)
+        slots = slots[slots < self.options.sizes.loads]
+        return slots[self.maps.loads["id"][slots] == ids[: slots.size]]
+
+    def _end_idle(self, now: int) -> None:
+        """End the loads whose thread has left the descriptor alone, or whose process is gone."""
+        loads = self.maps.loads
+        idle = (loads["state"] == State.OPENED) & (loads["inside"] == 0)
+        rested = now - loads["active"].astype(np.int64) > int(1e9)
+        for slot in np.flatnonzero(idle & rested & (loads["memory"] == 0)):
+            load = loads[slot]
+            if now - int(load["active"]) > self.options.idle * 1e9:
+                load["reason"] = layout.Reason.IDLE
+            elif os.path.exists(f"/proc/{load['tgid']}"):
+                continue
+            else:
+                load["reason"] = layout.Reason.EXITED
+            load["state"] = State.ENDED
+
+    def _fact(self, record: np.void) -> Fact:
+        tgid, load = int(record["tgid"]), int(record["load"])
+        exe = _readlink(f"/proc/{tgid}/exe")
+        cwd = _readlink(f"/proc/{tgid}/cwd")
+        if int(record["flags"]) & Flag.MEMORY:
+            return Fact(load, exe, cwd, "", "memory")
+        text = record["text"].tobytes()
+        descriptor = f"/proc/{tgid}/fd/{int(record['args'][0])}"
+        path = decode(text)
+        if int(record["flags"]) & (Flag.TRUNCATED | Flag.UNREADABLE):
+            path = _readlink(descriptor) or decode(text[: layout.HALF]) + "…" + decode(
+                text[layout.HALF :]
+            )
+        elif not path.startswith("/"):
+            path = os.path.join(cwd, path)
+        head = read_head(descriptor, f"/proc/{tgid}/root{path}", path)
+        form = identify(head, path)
+        if form in DATA_ONLY:
+            slot = load & 0xFFFF
+            if int(self.maps.loads[slot]["id"]) == load:
+                self.maps.loads[slot]["quiet"] = 1
+        return Fact(load, exe, cwd, path, form)
+
+    def finish(self, load: int) -> None:
+        """Give the slot of a load back. The load is over for everyone, descendants included."""
+        slot = load & 0xFFFF
+        state = self.maps.loads[slot]
+        if int(state["id"]) != load:
+            return
+        if not state["memory"]:
+            self.maps.forget_file(int(state["tgid"]), int(state["fd"]), load)
+        self.maps.release(slot)
+
+    def lost(self) -> dict[Loss, int]:
+        """Total losses by reason."""
+        return {loss: int(self.maps.losses[loss]) for loss in Loss}
+
+    def close(self) -> None:
+        """Detach everything, newest first."""
+        for fd in reversed(self._attached):
+            os.close(fd)
+        self._attached.clear()
+        if hasattr(self, "interpreters"):
+            self.interpreters.close()
+        if hasattr(self, "_ring"):
+            self._ring.close()
+        if self._programs is not None:
+            self._programs.close()
+            self._programs = None
+        self.maps.close()

@@ -1,0 +1,92 @@
+"""Reading the ring buffer in batches, without a callback per record.
+
+The layout is that of ``kernel/bpf/ringbuf.c``: a page with the consumer's position, a page with the
+producer's, then the data, mapped twice in a row so that a record never wraps. Every record has a
+header of 8 bytes: its length, with the top bits for *busy* (being written) and *discarded*.
+
+Memory order: the producer writes the record, clears the busy bit and moves its position with a
+release store; the kernel's contract asks the consumer for an acquire load of both. On x86-64 loads
+are not reordered with loads, so plain loads do. arm64 may reorder them: there a record could be read
+before the header that declares it complete. Between reading the headers and reading the records we
+make a system call-free but full barrier available to Python: a lock acquire and release, which is
+an acquire-release pair on every architecture that CPython supports. The consumer's position is
+published after the copy; a store cannot move before the loads it depends on in program order on
+x86-64, and the same lock orders it on arm64.
+"""
+
+from __future__ import annotations
+
+import mmap
+import select
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+from dynahugd.probes import layout
+
+__all__ = ["Ring"]
+
+_BUSY = np.uint32(1 << 31)
+_DISCARDED = np.uint32(1 << 30)
+_HEADER = 8
+
+
+class Ring:
+    """The consumer's side of one BPF ring buffer that holds records of one size.
+
+    Parameters
+    ----------
+    fd : descriptor of the map.
+    size : bytes of its data, a power of two.
+    dtype : what a record looks like; its size is a multiple of 8 bytes.
+    """
+
+    def __init__(self, fd: int, size: int, dtype: np.dtype[np.void] = layout.RECORD) -> None:
+        page = mmap.PAGESIZE
+        self._dtype = dtype
+        self._stride = dtype.itemsize + _HEADER
+        self._mask = size - 1
+        self._consumer_area = mmap.mmap(fd, page)
+        self._producer_area = mmap.mmap(
+            fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
+        )
+        self._consumer = np.frombuffer(self._consumer_area, np.uint64, 1)
+        self._producer = np.frombuffer(self._producer_area, np.uint64, 1)
+        self._data = np.frombuffer(self._producer_area, np.uint8, 2 * size, page)
+        self._barrier = threading.Lock()
+        self._poll = select.epoll()
+        self._poll.register(fd, select.EPOLLIN)
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep until there are records or the time is over; whether there are records."""
+        return bool(self._poll.poll(max(seconds, 0.0)))
+
+    def read(self) -> npt.NDArray[np.void]:
+        """All complete records, oldest first, as a copy; shape (n,), n may be 0.
+
+        Stops at the first record that is still being written, as the kernel's own consumer does.
+        """
+        consumed = int(self._consumer[0])
+        with self._barrier:
+            available = int(self._producer[0]) - consumed
+        count = available // self._stride
+        if count <= 0:
+            return np.empty(0, self._dtype)
+        start = consumed & self._mask
+        # The data is mapped twice in a row: what is available never exceeds the size.
+        view = self._data[start : start + count * self._stride].reshape(count, self._stride)
+        headers = view[:, :4].copy().view(np.uint32).ravel()
+        with self._barrier:
+            busy = np.flatnonzero(headers & _BUSY)
+            if busy.size:
+                count = int(busy[0])
+                headers = headers[:count]
+            kept = np.flatnonzero((headers & _DISCARDED) == 0)
+            records = view[kept, _HEADER:].copy().view(self._dtype).ravel()
+        self._consumer[0] = consumed + count * self._stride
+        return records
+
+    def close(self) -> None:
+        """Stop waiting; the mappings go with the object."""
+        self._poll.close()
