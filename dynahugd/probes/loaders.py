@@ -154,7 +154,7 @@ def _load_bcc(maps: dict[str, int], multi: bool) -> Programs:
             module = bcc.BPF(text=source.read_text(), cflags=flags)
             fds = {
                 name: module.load_func(
-                    name,
+                    name.encode(),
                     kind,
                     attach_type=AttachType.TRACE_UPROBE_MULTI if multi and kind == _KPROBE else -1,
                 ).fd

@@ -22,7 +22,7 @@ def _list() -> None:
     for row in TABLE:
         kind = "malicious" if row.malicious else "benign"
         marks = [*row.needs, *(mark for mark in ("slow", "no_load") if getattr(row, mark))]
-        print(f"{row.name:28} {kind:10} {row.shows}" + (f" [{', '.join(marks)}]" if marks else ""))
+        print(f"{row.name:32} {kind:10} {row.shows}" + (f" [{', '.join(marks)}]" if marks else ""))
 
 
 def _run(rows: Sequence[Behaviour], rounds: int, python: str, timeout: float) -> int:
@@ -30,7 +30,7 @@ def _run(rows: Sequence[Behaviour], rounds: int, python: str, timeout: float) ->
     for row in rows:
         missing = lacking(row, python)
         if missing:
-            print(f"{row.name:28} skipped: needs {', '.join(missing)}", flush=True)
+            print(f"{row.name:32} skipped: needs {', '.join(missing)}", flush=True)
             continue
         for _ in range(rounds):
             with tempfile.TemporaryDirectory(prefix="behaviour-") as folder:
@@ -38,9 +38,9 @@ def _run(rows: Sequence[Behaviour], rounds: int, python: str, timeout: float) ->
                     done = perform(row, Path(folder), python, timeout=timeout)
                 except NotPerformed as error:
                     failures += 1
-                    print(f"{row.name:28} FAILED  {error}", flush=True)
+                    print(f"{row.name:32} FAILED  {error}", flush=True)
                 else:
-                    print(f"{row.name:28} pid {done.pid:8} {done.seconds:7.2f} s", flush=True)
+                    print(f"{row.name:32} pid {done.pid:8} {done.seconds:7.2f} s", flush=True)
     return failures
 
 

@@ -258,7 +258,7 @@ DISGUISED: tuple[Behaviour, ...] = (
     ),
     _disguised(
         "cold_import_then_write",
-        "a file written after some 30,000 calls of a cold scikit-learn import in the same pickle",
+        "a file written after the 20,000 calls of a cold scikit-learn import in the same pickle",
         _estimator_and(_WRITE),
         needs=("sklearn",),
     ),

@@ -151,7 +151,7 @@ IMPORTING: tuple[Behaviour, ...] = (
     ),
     _own_module(
         "user_module_asks_for_processor",
-        "uname -p executed (3.9 and later) by an import on the way",
+        "uname -p executed by an import on the way",
         _ASKS_FOR_PROCESSOR,
     ),
     _own_module(
@@ -176,7 +176,7 @@ IMPORTING: tuple[Behaviour, ...] = (
     Behaviour(
         name="sklearn_pickle_cold",
         malicious=False,
-        shows="some 30,000 calls: scikit-learn imported by the pickle itself",
+        shows="over 20,000 calls: scikit-learn imported by the pickle itself",
         loader=LOAD,
         make=_forest,
         needs=("sklearn",),

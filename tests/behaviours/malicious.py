@@ -9,7 +9,7 @@ import operator
 import os
 import stat
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .behaviour import Behaviour
@@ -57,9 +57,9 @@ def _payload(
     fired: Callable[[Path], bool],
     loader: str = LOAD,
     after: float = 0.0,
-    **beside: str,
+    beside: Mapping[str, str] | None = None,
 ) -> Behaviour:
-    make = pickled(model(notes), **beside)
+    make = pickled(model(notes), beside=beside)
     return Behaviour(name, True, shows, loader, make, fired=fired, after=after)
 
 
@@ -96,7 +96,7 @@ MALICIOUS: tuple[Behaviour, ...] = (
     ),
     _payload(
         "reverse_connection",
-        "socket, connect to 127.0.0.1, sendto; no source code executed",
+        "socket, connect to 127.0.0.1, sendto, after the import of socket; no source code executed",
         Call(operator.methodcaller("sendall", b"hello"), CONNECTION),
         arrived("tcp hello"),
     ),
@@ -193,21 +193,21 @@ MALICIOUS: tuple[Behaviour, ...] = (
         "unlink of a file beside the model",
         Call(os.unlink, "victim.txt"),
         gone("victim.txt"),
-        victim="results of a long day",
+        beside={"victim.txt": "results of a long day"},
     ),
     _payload(
         "rename",
         "rename of a file beside the model",
         Call(os.rename, "victim.txt", "victim.txt.locked"),
         exists("victim.txt.locked"),
-        victim="results of a long day",
+        beside={"victim.txt": "results of a long day"},
     ),
     _payload(
         "symlink",
         "symlink in the scratch home to a file beside the model",
         Call(os.symlink, "../victim.txt", Call(os.path.expanduser, "~/.profile")),
         exists("home/.profile"),
-        victim="not a profile",
+        beside={"victim.txt": "not a profile"},
     ),
     _payload(
         "drop_and_chmod",
@@ -220,7 +220,7 @@ MALICIOUS: tuple[Behaviour, ...] = (
     ),
     _payload(
         "mmap_rwx",
-        "one mmap of anonymous memory, readable, writable and executable",
+        "one anonymous mmap, readable, writable and executable, after the import of mmap",
         RWX,
         said("rwxp"),
         loader=_LOAD_AND_SHOW_MAPS,

@@ -6,9 +6,8 @@ calls of standard-library functions, or written opcode by opcode.
 
 from __future__ import annotations
 
-import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +80,14 @@ def model(notes: object) -> dict[str, object]:
     return {"weights": WEIGHTS, "notes": notes}
 
 
-def written(name: str, data: bytes, **beside: str) -> Callable[[Path], Path]:
-    """A maker of one file, and of text files ``NAME.txt`` beside it, one per keyword."""
+def written(
+    name: str, data: bytes, beside: Mapping[str, str] | None = None
+) -> Callable[[Path], Path]:
+    """A maker of one file, and of text files beside it: name to text."""
 
     def make(folder: Path) -> Path:
-        for stem, text in beside.items():
-            (folder / f"{stem}.txt").write_text(text)
+        for other, text in (beside or {}).items():
+            (folder / other).write_text(text)
         path = folder / name
         path.write_bytes(data)
         return path
@@ -95,13 +96,13 @@ def written(name: str, data: bytes, **beside: str) -> Callable[[Path], Path]:
 
 
 def pickled(
-    value: object, name: str = "model.pkl", protocol: int = 4, **beside: str
+    value: object,
+    name: str = "model.pkl",
+    protocol: int = 4,
+    beside: Mapping[str, str] | None = None,
 ) -> Callable[[Path], Path]:
     """A maker of a pickle file of `value`; see `written` for `beside`."""
-    # Protocol 4 is the newest that is every supported version's own.
-    buffer = io.BytesIO()
-    pickle.dump(value, buffer, protocol)
-    return written(name, buffer.getvalue(), **beside)
+    return written(name, pickle.dumps(value, protocol), beside)
 
 
 def exists(name: str) -> Callable[[Path], bool]:

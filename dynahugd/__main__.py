@@ -1,0 +1,7 @@
+"""``python -m dynahugd``."""
+
+import sys
+
+from dynahugd.cli import main
+
+sys.exit(main())

@@ -1,0 +1,245 @@
+"""The run-time half of the detector: a few lines of numpy that score a row.
+
+A row is sent to the cluster whose centre is nearest in its context (format, import work). There its
+counts become robust, whitened coordinates u, and an RBF one-class SVM gives
+
+    d(u) = sum_i a_i exp(-g |u - s_i|^2) - rho      (scikit-learn's ``decision_function``)
+
+The score used is s = log(rho) - log(sum_i a_i exp(-g |u - s_i|^2)), computed in the log domain: it is
+positive exactly where d is negative, and far away, where d saturates at -rho, it goes on growing with
+the squared distance. To it each column adds that no benign load of the cluster ever showed: these
+have no variance to be measured by, and are the strongest evidence there is.
+
+p-values are split conformal (Vovk et al., *Algorithmic Learning in a Random World*, 2005): the share
+of held-out benign loads that score at least as high; beyond the upper twentieth of these the tail is
+taken as exponential (peaks over threshold), so that scores keep their rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dynahugd.features import is_mild
+from dynahugd.features.rows import Row
+
+__all__ = ["DECISIVE", "MILD", "Baseline", "Calibration", "Cluster", "Reason", "Score", "robust"]
+
+Floats = npt.NDArray[np.float64]
+
+#: What a never-seen column adds to the score for its presence; each further e-fold adds as much again
+#: as a tenth. Scores of benign loads stay below 10.
+DECISIVE = 50.0
+MILD = 0.5
+
+_FLOOR = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a row is far out.
+
+    Attributes
+    ----------
+    feature : name of the column.
+    value : its count in the row.
+    low, high : range among the cluster's benign rows.
+    loads : number of these loads.
+    weight : its part of the score, for ranking.
+    """
+
+    feature: str
+    value: int
+    low: int
+    high: int
+    loads: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How unlike benign loads a row is: score (any real, larger is stranger), p-value, cluster."""
+
+    score: float
+    p_value: float
+    cluster: str
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Sorted scores of held-out benign loads, shape (n,)."""
+
+    scores: Floats
+
+    def p_value(self, score: float) -> float:
+        """Share of loads like these that score at least this high, in (0, 1]."""
+        n = self.scores.size
+        tail = max(n // 20, min(n, 10))
+        start = float(self.scores[n - tail])
+        if score <= start:
+            above = n - int(np.searchsorted(self.scores, score, side="left"))
+            return (above + 1) / (n + 1)
+        excess = float(np.mean(self.scores[n - tail :] - start))
+        return max((tail + 1) / (n + 1) * float(np.exp(-(score - start) / max(excess, 0.05))), _FLOOR)
+
+
+def robust(counts: Floats, median: Floats, scale: Floats) -> Floats:
+    """z = (count - median) / scale, then sign(z) log(1 + |z|): counts span five decades."""
+    z = (counts - median) / scale
+    return np.sign(z) * np.log1p(np.abs(z))
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """One cluster of benign behaviour.
+
+    Attributes
+    ----------
+    name : dominant format and rank.
+    centre : shape (contexts,), in standardised log counts.
+    seen : bool, shape (columns,): columns that some benign row of the cluster shows.
+    low, high : shape (columns,): range of the counts.
+    median, scale, mean : shape (seen,): of the robust coordinates.
+    whitening : shape (seen, seen).
+    vectors, weights : support vectors, shape (m, seen), and their coefficients, shape (m,).
+    rho, gamma : offset and kernel width.
+    loads, rows : how many benign loads and rows it was learned from.
+    calibration : of its own loads, or of all when these are too few.
+    """
+
+    name: str
+    centre: Floats
+    seen: npt.NDArray[np.bool_]
+    low: Floats
+    high: Floats
+    median: Floats
+    scale: Floats
+    mean: Floats
+    whitening: Floats
+    vectors: Floats
+    weights: Floats
+    rho: float
+    gamma: float
+    loads: int
+    rows: int
+    calibration: Calibration
+
+    def coordinates(self, counts: Floats) -> Floats:
+        """Whitened coordinates of counts, shapes (n, columns) -> (n, seen)."""
+        f = robust(counts[:, self.seen], self.median, self.scale)
+        return np.asarray((f - self.mean) @ self.whitening)
+
+    def _log_kernel(self, u: Floats) -> Floats:
+        distance = (
+            np.sum(u**2, axis=1)[:, None]
+            + np.sum(self.vectors**2, axis=1)[None, :]
+            - 2 * u @ self.vectors.T
+        )
+        exponent = np.log(self.weights)[None, :] - self.gamma * np.maximum(distance, 0)
+        top = exponent.max(axis=1)
+        return np.asarray(top + np.log(np.exp(exponent - top[:, None]).sum(axis=1)))
+
+    def decision(self, counts: Floats) -> Floats:
+        """scikit-learn's ``decision_function``; shapes (n, columns) -> (n,)."""
+        return np.asarray(np.exp(self._log_kernel(self.coordinates(counts))) - self.rho)
+
+    def strangeness(self, counts: Floats) -> Floats:
+        """s = log rho - log sum a k, positive outside; shapes (n, columns) -> (n,)."""
+        return np.asarray(np.log(self.rho) - self._log_kernel(self.coordinates(counts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """All clusters, and what is known of benign loads in general.
+
+    Attributes
+    ----------
+    columns : names of the columns, in order.
+    contexts : indices of the context columns.
+    context_mean, context_scale : shape (contexts,), of log1p counts.
+    known_globals : pairs (module, name) that benign pickles resolved.
+    metadata : provenance: when, where, from how many loads, versions.
+    """
+
+    columns: tuple[str, ...]
+    contexts: npt.NDArray[np.intp]
+    context_mean: Floats
+    context_scale: Floats
+    clusters: tuple[Cluster, ...]
+    known_globals: frozenset[tuple[str, str]]
+    metadata: Mapping[str, Any]
+    index: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.index.update({name: position for position, name in enumerate(self.columns)})
+
+    @property
+    def known_packages(self) -> frozenset[str]:
+        """Top-level packages of the known globals."""
+        return frozenset(module.split(".", 1)[0] for module, _ in self.known_globals)
+
+    def vector(self, counts: Mapping[str, int]) -> tuple[Floats, dict[str, int]]:
+        """Counts in column order, shape (1, columns), and the columns that it does not have."""
+        vector = np.zeros((1, len(self.columns)))
+        foreign = {}
+        for name, count in counts.items():
+            position = self.index.get(name)
+            if position is None:
+                foreign[name] = count
+            else:
+                vector[0, position] = count
+        return vector, foreign
+
+    def assign(self, vectors: Floats) -> npt.NDArray[np.intp]:
+        """Index of the nearest cluster of each row; shapes (n, columns) -> (n,)."""
+        context = (np.log1p(vectors[:, self.contexts]) - self.context_mean) / self.context_scale
+        centres = np.stack([cluster.centre for cluster in self.clusters])
+        distance = ((context[:, None, :] - centres[None, :, :]) ** 2).sum(axis=2)
+        return np.asarray(distance.argmin(axis=1))
+
+    def score(self, row: Row, reasons: bool = True) -> Score:
+        """Score one row."""
+        vector, foreign = self.vector(row.counts)
+        cluster = self.clusters[int(self.assign(vector)[0])]
+        strangeness = float(cluster.strangeness(vector)[0])
+        novel = {
+            self.columns[i]: int(vector[0, i])
+            for i in np.flatnonzero((vector[0] > 0) & ~cluster.seen)
+        } | foreign
+        weights = {name: novelty(name, count) for name, count in novel.items()}
+        score = strangeness + sum(weights.values())
+        p_value = cluster.calibration.p_value(score)
+        found = self._reasons(cluster, vector[0], novel, weights) if reasons else ()
+        return Score(score, p_value, cluster.name, found)
+
+    def _reasons(
+        self, cluster: Cluster, vector: Floats, novel: dict[str, int], weights: dict[str, float]
+    ) -> tuple[Reason, ...]:
+        found = [
+            Reason(name, count, 0, 0, cluster.loads, weights[name])
+            for name, count in novel.items()
+        ]
+        f = np.abs(robust(vector[cluster.seen], cluster.median, cluster.scale) - cluster.mean)
+        positions = np.flatnonzero(cluster.seen)
+        outside = (vector < cluster.low) | (vector > cluster.high)
+        for place in np.argsort(f)[::-1][:5]:
+            i = positions[place]
+            if outside[i]:
+                low, high = int(cluster.low[i]), int(cluster.high[i])
+                found.append(
+                    Reason(self.columns[i], int(vector[i]), low, high, cluster.loads, float(f[place]))
+                )
+        found.sort(key=lambda reason: -reason.weight)
+        return tuple(found[:5])
+
+
+def novelty(column: str, count: int) -> float:
+    """What a column adds that no benign load of the cluster showed."""
+    if is_mild(column):
+        return MILD * (1 + 0.1 * float(np.log1p(count)))
+    return DECISIVE * (1 + 0.1 * float(np.log1p(count)))

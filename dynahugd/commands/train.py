@@ -1,0 +1,104 @@
+"""``dynahugd train``: a baseline from recordings of benign loads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+
+from dynahugd.baseline import files
+from dynahugd.errors import DynahugError
+
+HELP = "train a baseline from recordings of benign loads"
+EXAMPLES = """\
+examples:
+  dynahugd train loads.parquet -o mine.npz
+  dynahugd train monday.parquet tuesday.parquet -o week.npz --json
+
+Every load in the recordings is taken as benign. Exit status: 0 written, 1 not, 2 wrong usage."""
+
+#: A global of fewer loads is one of a user's own module, not of a library.
+_COMMON = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("recordings", metavar="FILE", nargs="+")
+    parser.add_argument("-o", "--output", metavar="BASELINE", required=True)
+    parser.add_argument("--clusters", type=int, default=12, metavar="N", help="default: 12")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--note", default="", metavar="TEXT", help="kept in the metadata")
+    parser.add_argument("--json", action="store_true", help="print the metadata as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train and write."""
+    try:
+        import sklearn
+
+        from dynahugd.baseline.training import Recipe, common_globals, train
+    except ImportError as error:
+        raise DynahugError("training needs scikit-learn: pip install 'dynahugd[train]'") from error
+    from dynahugd.features import Classifier
+    from dynahugd.pipeline import Rules, rows_of
+    from dynahugd.probes import syscalls
+    from dynahugd.probes.layout import Kind
+    from dynahugd.recording import architecture, read
+
+    known: list[set[tuple[str, str]]] = []
+    for path in arguments.recordings:
+        names = syscalls.names(architecture(path))
+        for load, _ in rows_of(read(path), names, Classifier(), Rules()):
+            known.append(
+                {(a.text, a.second) for a in load.acts if a.kind is Kind.GLOBAL and not a.odd}
+            )
+    common = common_globals(known, _COMMON)
+    classifier = Classifier(common, {module.split(".", 1)[0] for module, _ in common})
+    loads, formats, lossy = [], Counter(), 0
+    for path in arguments.recordings:
+        names = syscalls.names(architecture(path))
+        for load, rows in rows_of(read(path), names, classifier, Rules()):
+            if load.lost:
+                lossy += 1
+                continue
+            loads.append(rows)
+            formats[load.format] += 1
+    print(
+        f"{len(loads)} loads, {sum(map(len, loads))} rows, {len(common)} known globals"
+        + (f"; {lossy} loads with lost records left out" if lossy else ""),
+        file=sys.stderr,
+    )
+    metadata = {
+        "trained": datetime.now(UTC).isoformat(timespec="seconds"),
+        "loads": len(loads),
+        "formats": dict(sorted(formats.items())),
+        "recordings": [_provenance(path) for path in arguments.recordings],
+        "scikit_learn": sklearn.__version__,
+        "note": arguments.note,
+    }
+    recipe = Recipe(clusters=arguments.clusters, seed=arguments.seed)
+    baseline = train(loads, common, metadata, recipe)
+    files.write(baseline, arguments.output)
+    if arguments.json:
+        print(json.dumps(metadata))
+    else:
+        print(f"{arguments.output}: {len(baseline.clusters)} clusters, {len(baseline.columns)} columns")
+    return 0
+
+
+def _provenance(path: str) -> dict[str, str]:
+    import hashlib
+    import os
+
+    import pyarrow.parquet as pq
+
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    metadata = pq.read_schema(path).metadata or {}
+    return {"file": os.path.basename(path), "sha256": digest} | {
+        key.decode(): metadata[key].decode(errors="replace")
+        for key in (b"dynahugd", b"architecture", b"kernel")
+        if key in metadata
+    }

@@ -1,0 +1,229 @@
+"""The daemon: the one loop from the ring to the outputs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from dynahugd import __version__
+from dynahugd.baseline import Baseline
+from dynahugd.config import Config
+from dynahugd.errors import DynahugError
+from dynahugd.escape import escape
+from dynahugd.outputs.alertlog import AlertLog
+from dynahugd.outputs.clock import WallClock
+from dynahugd.outputs.listener import Listener
+from dynahugd.outputs.metrics import Snapshot, registry
+from dynahugd.outputs.tally import Tally
+from dynahugd.outputs.text import as_object, as_text
+from dynahugd.pipeline import Pipeline, Rules
+from dynahugd.probes import syscalls
+from dynahugd.probes.interpreters import Coverage, Interpreter
+from dynahugd.probes.maps import Sizes
+from dynahugd.probes.probe import Options, Probe
+from dynahugd.verdicts import Stage, Verdict, VerdictKind
+
+__all__ = ["Daemon", "probe_options", "rules"]
+
+#: The loop has to come round this often to be called healthy, in seconds.
+_HEALTHY = 10.0
+
+
+def probe_options(config: Config) -> Options:
+    """The part of the configuration that the probe needs."""
+    tables = config.tables
+    return Options(
+        loader=config.probe.loader,
+        sizes=Sizes(tables.loads, tables.tasks, tables.files, tables.globals, tables.ring),
+        suffixes=tuple(config.probe.suffixes),
+        wrappers=tuple(config.probe.wrappers),
+        hop=config.probe.hop,
+        idle=config.probe.idle,
+    )
+
+
+def rules(config: Config) -> Rules:
+    """The part of the configuration that the verdicts need."""
+    return Rules(config.verdict.alpha, config.verdict.window, config.probe.linger)
+
+
+@dataclass(slots=True)
+class Daemon:
+    """Watches until it is told to stop.
+
+    Attributes
+    ----------
+    say : prints a line of the program's own.
+    show : prints a verdict.
+    """
+
+    config: Config
+    baseline: Baseline
+    baseline_source: str
+    say: Callable[[str], None]
+    show: Callable[[Verdict], None]
+    tally: Tally = field(default_factory=Tally)
+    _stop: bool = False
+    _ready: bool = False
+    _last_turn: float = 0.0
+
+    def run(self) -> None:
+        """Attach, watch, and detach at SIGTERM or SIGINT.
+
+        Raises
+        ------
+        DynahugError : when something that was asked for cannot be had.
+        """
+        started = time.monotonic()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        log = AlertLog(self.config.daemon.alert_log) if self.config.daemon.alert_log else None
+        probe = Probe(probe_options(self.config), self._report)
+        listener = None
+        try:
+            names = syscalls.names(syscalls.machine())
+            pipeline = Pipeline(self.baseline, names, rules(self.config), probe.finish)
+            self.say(
+                f"loader {probe.loader} on Linux {platform.release()} {platform.machine()}; "
+                f"baseline {self.baseline_source}: {self.baseline.metadata.get('loads', 0)} loads in "
+                f"{len(self.baseline.clusters)} clusters"
+            )
+            if self.config.daemon.listen:
+                listener = Listener(
+                    self.config.daemon.listen,
+                    registry(lambda: self._snapshot(probe, pipeline)),
+                    lambda: time.monotonic() - self._last_turn < _HEALTHY,
+                    lambda: self._ready,
+                )
+                host = self.config.daemon.listen.rpartition(":")[0]
+                self.say(f"metrics at http://{host}:{listener.port}/metrics")
+            probe.know_globals(
+                (module.encode(), name.encode()) for module, name in self.baseline.known_globals
+            )
+            probe.cover_host()
+            self._ready = True
+            self._last_turn = time.monotonic()
+            self.say(f"ready after {time.monotonic() - started:.2f} s: watching every model load")
+            _notify("READY=1")
+            self._watch(probe, pipeline, log)
+        finally:
+            _notify("STOPPING=1")
+            if listener is not None:
+                listener.close()
+            probe.close()
+            if log is not None:
+                log.close()
+
+    def _watch(self, probe: Probe, pipeline: Pipeline, log: AlertLog | None) -> None:
+        clock = WallClock()
+        seen_lost = probe.lost()
+        while not self._stop:
+            batch = probe.read(0.25)
+            self._last_turn = time.monotonic()
+            self.tally.take_batch(batch)
+            for verdict in pipeline.process(batch, time.monotonic_ns):
+                self._deliver(verdict, probe, log, clock)
+            if batch.hop:
+                lost = probe.lost()
+                for loss, count in lost.items():
+                    if count > seen_lost[loss]:
+                        self.say(f"lost {count - seen_lost[loss]} ({loss.name.lower()}): see "
+                                 "dynahugd_records_lost_total")
+                seen_lost = lost
+        for verdict in pipeline.stop(time.monotonic_ns()):
+            self._deliver(verdict, probe, log, clock)
+
+    def _deliver(
+        self, verdict: Verdict, probe: Probe, log: AlertLog | None, clock: WallClock
+    ) -> None:
+        self.tally.take_verdict(verdict)
+        if verdict.stage is Stage.ALERT and log is not None:
+            try:
+                log.write(verdict, clock)
+            except OSError as error:
+                self.say(f"the alert log cannot be written: {error.strerror}")
+        if verdict.stage is Stage.OVER:
+            if verdict.kind is VerdictKind.BENIGN and verdict.load.memory:
+                # The next message with the same globals costs nothing.
+                probe.know_globals(
+                    (os.fsencode(act.text), os.fsencode(act.second))
+                    for act in verdict.load.acts
+                    if act.kind.name == "GLOBAL" and not act.odd
+                )
+        else:
+            self.show(verdict)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._stop = True
+
+    def _report(self, item: Interpreter) -> None:
+        path = escape(item.path)
+        if item.coverage is Coverage.ATTACHED:
+            version = ".".join(map(str, item.version or ()))
+            what = "unpickler" if item.unpickler else "interpreter without a built-in unpickler"
+            self.say(f"attached to {path}: CPython {version}, {what}")
+        elif item.coverage is Coverage.NOT_COVERED:
+            self.say(f"cannot see into {path}: {item.reason}")
+        else:
+            self.say(f"released {path}: the file is gone")
+
+    def _snapshot(self, probe: Probe, pipeline: Pipeline) -> Snapshot:
+        counted = probe.interpreters.count()
+        trained = str(self.baseline.metadata.get("trained", ""))
+        try:
+            timestamp = datetime.fromisoformat(trained).timestamp()
+        except ValueError:
+            timestamp = 0.0
+        return Snapshot(
+            self.tally,
+            pipeline.open_loads,
+            probe.lost(),
+            {state.value: counted[state] for state in Coverage},
+            {
+                "version": __version__,
+                "python": platform.python_version(),
+                "kernel": platform.release(),
+                "loader": probe.loader,
+            },
+            {
+                "source": self.baseline_source,
+                "loads": str(self.baseline.metadata.get("loads", 0)),
+                "clusters": str(len(self.baseline.clusters)),
+            },
+            timestamp,
+        )
+
+
+def _notify(message: str) -> None:
+    """Tell systemd, where it asked to be told."""
+    if "NOTIFY_SOCKET" in os.environ:
+        try:
+            from systemd import daemon
+        except ImportError as error:
+            raise DynahugError("systemd-python is missing: install python3-systemd") from error
+        daemon.notify(message)
+
+
+def printers(as_json: bool) -> tuple[Callable[[str], None], Callable[[Verdict], None]]:
+    """How to print lines and verdicts on standard output: text, or JSON."""
+    import json
+
+    clock = WallClock()
+
+    def out(text: str) -> None:
+        print(text, flush=True)
+
+    if as_json:
+        return (
+            lambda text: print(text, file=sys.stderr, flush=True),
+            lambda verdict: out(
+                json.dumps(as_object(verdict, clock) | {"stage": verdict.stage.value})
+            ),
+        )
+    return out, lambda verdict: out(as_text(verdict, clock))

@@ -1,0 +1,197 @@
+"""Classes of paths, programs and socket addresses. All input is hostile text: it is only compared."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import struct
+from functools import lru_cache
+
+__all__ = ["place_read", "place_written", "program", "scope"]
+
+_CREDENTIALS = re.compile(
+    r"/\.(aws|ssh|gnupg|azure|kube|docker|mozilla|password-store)(/|$)"
+    r"|/\.config/(gcloud|gh|google-chrome|chromium|hub|op|rclone)(/|$)"
+    r"|/\.(netrc|_netrc|git-credentials|pypirc|pgpass|my\.cnf|npmrc|env|vault-token|s3cfg|boto)$"
+    r"|/\.[a-z_]*history$|/huggingface/(token|stored_tokens)$|/\.huggingface/"
+    r"|/id_(rsa|dsa|ecdsa|ed25519)|\.(pem|key|kdbx|keytab)$"
+    r"|^/etc/(shadow|gshadow|sudoers|krb5\.keytab)|^/etc/ssl/private/"
+    r"|^(/var)?/run/secrets/|/(logins\.json|key4\.db|Login Data|Cookies)$"
+)
+_STARTUP = re.compile(
+    r"/\.(bash(rc|_profile|_login|_logout|_aliases)|profile|zshrc|zshenv|zprofile|login|cshrc|tcshrc"
+    r"|kshrc|pythonrc\.py|pam_environment|xinitrc|xsession|xprofile|inputrc|vimrc|gitconfig)$"
+    r"|/\.ssh/(authorized_keys2?|rc|config|environment)$"
+    r"|/\.config/(systemd|autostart|fish|environment\.d)(/|$)|/\.local/share/systemd(/|$)"
+    r"|/\.ipython/profile_|/(site|user)customize\.py$|/site-packages/[^/]*\.pth$"
+    r"|/dist-packages/[^/]*\.pth$|^/etc/(cron|anacrontab|systemd|init|rc|profile|bash|environment"
+    r"|ld\.so\.(preload|conf)|pam\.d|udev|sudoers|passwd|shadow|group|security|X11|xdg)"
+    r"|^/var/spool/(cron|at)|^/(usr/)?lib/systemd/|/crontabs(/|$)|/\.git/hooks/"
+)
+_PYTHON = re.compile(r"/(site-packages|dist-packages|lib/python\d|lib64/python\d|lib-dynload)(/|$|\.)")
+_PYTHON_FILE = re.compile(r"(\.pyc?|\.so|/pyvenv\.cfg|/__pycache__(/.*)?)$|\.pyc\.\d+$|\.cpython-[^/]*$")
+_CACHE = re.compile(
+    r"/\.cache(/|$)|^/var/cache/|/torchinductor_|/\.triton(/|$)|/\.nv(/|$)|/\.keras(/|$)"
+    r"|/\.config/matplotlib|/\.torch(/|$)|/\.theano|/\.dgl(/|$)|/numba_cache|/torch_extensions"
+)
+_SYSTEM = re.compile(
+    r"^/(usr/(lib|lib32|lib64|libx32|share|local/lib|local/share|local/cuda[^/]*|bin|sbin"
+    r"|local/bin)|lib|lib64|bin|sbin|opt)(/|$)"
+    r"|^/etc/(ld\.so\.cache|localtime|timezone|nsswitch\.conf|host\.conf|hosts|resolv\.conf|gai\.conf"
+    r"|mime\.types|machine-id|os-release|debian_version|lsb-release|locale|ssl|ca-certificates"
+    r"|fonts|python|magic|protocols|services|OpenCL|nvidia)"
+)
+_MEMORY_OF_PROCESS = re.compile(r"^/proc/(self|thread-self|\d+)(/task/\d+)?/(mem|environ|pagemap)$")
+
+_SHELLS = frozenset("sh bash dash zsh ksh csh tcsh fish busybox ash".split())
+_COMPILERS = frozenset(
+    "gcc g++ cc c++ cc1 cc1plus as ld ld.bfd ld.gold ld.lld collect2 ninja make cmake nvcc ptxas "
+    "cicc clang clang++ lto-wrapper ar ranlib objdump objcopy strip nm".split()
+)
+_INQUIRIES = frozenset(
+    "lscpu uname ldconfig ldconfig.real fc-list git nvidia-smi file which getconf lsb_release "
+    "hostname nproc arch rocm-smi rocminfo ldd true".split()
+) - {"true"}
+_FETCHERS = frozenset(
+    "curl wget nc ncat netcat nc.openbsd nc.traditional ssh scp sftp socat ftp tftp telnet rsync "
+    "aria2c lynx".split()
+)
+_BINARIES = re.compile(r"^(/usr(/local)?)?/s?bin/[^/]+$|^/usr/(lib|libexec)/gcc/|^/opt/[^/]+/bin/[^/]+$"
+                       r"|/(anaconda|miniconda|miniforge|conda)[^/]*/(envs/[^/]+/)?bin/[^/]+$")
+_PYTHON_NAME = re.compile(r"^python[0-9.]*$")
+
+
+@lru_cache(8192)
+def _normal(path: str, cwd: str) -> str:
+    if not path.startswith("/"):
+        path = os.path.join(cwd or "/unknown", path)
+    return os.path.normpath(path)
+
+
+def _common(path: str, model_folder: str) -> str:
+    if path.startswith("/dev/shm/"):
+        return "shm"
+    if path.startswith("/dev/"):
+        return "device"
+    if path.startswith("/sys/"):
+        return "sys"
+    if path.startswith("/proc/"):
+        return "memory" if _MEMORY_OF_PROCESS.match(path) else "proc"
+    if _CACHE.search(path):
+        return "cache"
+    if model_folder and os.path.dirname(path) == model_folder:
+        return "model"
+    return ""
+
+
+@lru_cache(8192)
+def place_read(path: str, cwd: str, model_folder: str) -> str:
+    """The class of a file that is read: what kind of place it lies in."""
+    path = _normal(path, cwd)
+    if _CREDENTIALS.search(path):
+        return "credentials"
+    if _PYTHON.search(path):
+        return "python"
+    if path in ("/etc/passwd", "/etc/group"):
+        return "accounts"
+    if _STARTUP.search(path):
+        return "startup"
+    if _SYSTEM.match(path):
+        return "system"
+    if _PYTHON_FILE.search(path):
+        return "source"
+    return _common(path, model_folder) or _personal(path) or "other"
+
+
+@lru_cache(8192)
+def place_written(path: str, cwd: str, model_folder: str) -> str:
+    """The class of a file that is created, changed or removed."""
+    path = _normal(path, cwd)
+    if _STARTUP.search(path):
+        return "startup"
+    if _CREDENTIALS.search(path):
+        return "credentials"
+    if "/__pycache__" in path and re.search(r"/__pycache__(/[^/]*\.pyc(\.\d+)?)?$", path):
+        return "bytecode"
+    if _PYTHON.search(path):
+        return "python"
+    common = _common(path, model_folder)
+    if common:
+        return common
+    if path.startswith(("/tmp/", "/var/tmp/")):
+        return "temporary"
+    if _SYSTEM.match(path) or path.startswith(("/etc/", "/boot/", "/var/lib/")):
+        return "system"
+    return _personal(path) or "other"
+
+
+def _personal(path: str) -> str:
+    parts = path.split("/")
+    if parts[1:2] == ["root"] or parts[1:2] == ["home"]:
+        hidden = any(part.startswith(".") for part in parts[2:])
+        return "dotfile" if hidden else "home"
+    return ""
+
+
+@lru_cache(4096)
+def program(path: str, cwd: str) -> str:
+    """The class of a program: by its name only where it lies among the system's binaries."""
+    path = _normal(path, cwd)
+    name = os.path.basename(path)
+    if _PYTHON_NAME.match(name):
+        return "python"
+    if not _BINARIES.search(path):
+        return "other"
+    for names, label in (
+        (_SHELLS, "shell"),
+        (_COMPILERS, "compiler"),
+        (_INQUIRIES, "inquiry"),
+        (_FETCHERS, "fetcher"),
+    ):
+        if name in names:
+            return label
+    return "compiler" if "/gcc/" in path else "other"
+
+
+_UNIX_SYSTEM = re.compile(
+    r"^(/var)?/run/(nscd/socket|uuidd/request|systemd/(journal|notify|userdb|resolve)/?.*"
+    r"|dbus/system_bus_socket)$|^/dev/log$"
+)
+
+
+def scope(raw: bytes) -> tuple[str, str]:
+    """The class of a socket address and how to print it; ``raw`` is a ``struct sockaddr``."""
+    if len(raw) < 2:
+        return "none", "no address"
+    family = struct.unpack_from("<H", raw)[0]
+    if family == 1:
+        name = raw[2:].split(b"\0", 1)[0] if raw[2:3] != b"\0" else b"@" + raw[3:].rstrip(b"\0")
+        text = os.fsdecode(name)
+        if _UNIX_SYSTEM.match(text):
+            return "unix_system", f"unix:{text}"
+        if re.search(r"(^|/)listener-[^/]{8}$", text):
+            return "unix_queue", f"unix:{text}"
+        return "unix", f"unix:{text}"
+    if family == 2 and len(raw) >= 8:
+        return _internet(ipaddress.IPv4Address(raw[4:8]), raw)
+    if family == 10 and len(raw) >= 24:
+        address = ipaddress.IPv6Address(raw[8:24])
+        return _internet(address.ipv4_mapped or address, raw)
+    if family == 16:
+        return "netlink", "netlink"
+    if family == 0:
+        return "none", "no address"
+    return "family", f"address family {family}"
+
+
+def _internet(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, raw: bytes
+) -> tuple[str, str]:
+    port = struct.unpack_from(">H", raw, 2)[0]
+    text = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    if address.is_loopback:
+        return "loopback", text
+    if address.is_unspecified:
+        return "any", text
+    return ("private" if address.is_private or address.is_link_local else "public"), text

@@ -1,0 +1,145 @@
+"""From a load to rows of counts: the whole load, and a sliding window over its last second."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from dynahugd.features.classes import Classifier
+from dynahugd.loads import Act, Load
+from dynahugd.probes.layout import Bank
+from dynahugd.probes.syscalls import ACTIONS, Action
+
+__all__ = ["CONTEXT", "Row", "RowBuilder", "is_context", "is_mild"]
+
+#: What tells which kind of load this is, rather than what it does: the clusters are found in these.
+CONTEXT = re.compile(
+    r"^(format\.|read\.(python|system|source|proc|sys)$"
+    r"|calls\.(read|pread64|lseek|mmap|munmap|brk|newfstatat|openat|close|fstat|stat)$)"
+)
+
+#: Columns whose first appearance is weak evidence: ordinary work, which differs from host to host.
+_MILD = re.compile(
+    r"^((child\.)?(read|seek)\.(python|system|source|proc|sys|device|cache|model|shm|temporary|home"
+    r"|dotfile|other|accounts)"
+    r"|(child\.)?(map\.(python|system|cache))"
+    r"|(child\.)?birth\.thread|(child\.)?call\.prctl_(name|dumpable|deathsig)"
+    r"|(child\.)?(write|folder|rename|remove|mode)\.(bytecode|device|cache)"
+    r"|(child\.)?(connect|send)\.(unix_system|unix_queue|netlink|none)"
+    r"|global\.(known|standard|library|package)|calls\..*|format\..*)$"
+)
+
+#: Calls that are telling only by their arguments, which the acts' columns count.
+_COUNTED_AS_ACTS = frozenset(
+    name
+    for name, action in ACTIONS.items()
+    if action >= Action.PLAIN and action not in (Action.ADDR4, Action.MSG1)
+)
+
+
+def is_context(column: str) -> bool:
+    """Whether a column tells the kind of load."""
+    return CONTEXT.match(column) is not None
+
+
+def is_mild(column: str) -> bool:
+    """Whether a column that no benign load of a cluster showed is weak evidence only."""
+    return _MILD.match(column) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Counts by column name. ``window`` is ``whole`` or the length such as ``1s``."""
+
+    window: str
+    counts: dict[str, int]
+
+
+@dataclass(slots=True)
+class _State:
+    columns: Counter[str] = field(default_factory=Counter)
+    first: dict[str, Act] = field(default_factory=dict)
+    recent: deque[tuple[int, str]] = field(default_factory=deque)
+    snapshots: deque[tuple[int, npt.NDArray[np.uint64]]] = field(default_factory=deque)
+
+
+class RowBuilder:
+    """Accumulates what each load does and builds its rows.
+
+    Parameters
+    ----------
+    classifier : names the columns of acts.
+    names : names of the system calls by number.
+    window : length of the sliding window in ns.
+    """
+
+    def __init__(self, classifier: Classifier, names: list[str], window: int) -> None:
+        self._classifier = classifier
+        self._names = names
+        self._window = window
+        self._states: dict[int, _State] = {}
+        self._label = f"{window / 1e9:g}s"
+
+    def add(self, load: Load, acts: Iterable[Act]) -> None:
+        """Take in acts of a load."""
+        state = self._states.setdefault(load.id, _State())
+        for act in acts:
+            if not load.holds(act):
+                continue
+            column = self._classifier.column(load, act)
+            if column is None:
+                continue
+            state.columns[column] += 1
+            state.first.setdefault(column, act)
+            state.recent.append((act.time, column))
+
+    def evidence(self, load: Load) -> dict[str, Act]:
+        """The first act of each column."""
+        state = self._states.get(load.id)
+        return state.first if state else {}
+
+    def columns(self, load: Load) -> Counter[str]:
+        """Acts of the whole load by column."""
+        state = self._states.get(load.id)
+        return state.columns if state else Counter()
+
+    def forget(self, load: Load) -> None:
+        """The load is over."""
+        self._states.pop(load.id, None)
+
+    def build(self, load: Load, now: int) -> list[Row]:
+        """The rows of a load as it is now; the second only once the load outlasts the window."""
+        state = self._states.setdefault(load.id, _State())
+        calls = load.calls()
+        rows = [Row("whole", self._counts(load, calls, state.columns))]
+        state.snapshots.append((now, calls))
+        while len(state.snapshots) > 1 and state.snapshots[1][0] <= now - self._window:
+            state.snapshots.popleft()
+        while state.recent and state.recent[0][0] < now - self._window:
+            state.recent.popleft()
+        if now - load.begin > self._window:
+            earlier = state.snapshots[0][1]
+            recent = Counter(column for _, column in state.recent)
+            rows.append(Row(self._label, self._counts(load, calls - earlier, recent)))
+        return rows
+
+    def _counts(
+        self, load: Load, calls: npt.NDArray[np.uint64], acts: Counter[str]
+    ) -> dict[str, int]:
+        counts = {f"format.{load.format}": 1}
+        for number in np.flatnonzero(calls):
+            name = self._names[number]
+            if name not in _COUNTED_AS_ACTS:
+                counts[f"calls.{name}"] = int(calls[number])
+        counts.update(acts)
+        return counts
+
+
+def total_calls(load: Load) -> int:
+    """All calls counted for a load, descendants included."""
+    return int(load.counters[Bank.OUTSIDE : Bank.CHILDREN + 1].sum())

@@ -1,0 +1,220 @@
+"""From batches to loads: the one place that knows when a load begins, changes and is over."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from dynahugd.loads.load import Act, Load
+from dynahugd.probes.batch import Batch
+from dynahugd.probes.layout import HALF, Bank, Flag, Kind, Reason, State
+
+__all__ = ["Tracker", "Update"]
+
+_TELLING = (Kind.OPEN, Kind.CALL, Kind.GLOBAL, Kind.BIRTH, Kind.EXEC)
+
+#: How long the record of a load's begin may be behind the table of loads, in ns.
+_PATIENCE = 1_000_000_000
+_WIDTHS = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
+
+
+@dataclass(slots=True)
+class Update:
+    """A load that changed.
+
+    Attributes
+    ----------
+    acts : telling acts since the update before.
+    ended : its span ended with this update.
+    over : it and its descendants are over: nothing more will come.
+    """
+
+    load: Load
+    acts: list[Act] = field(default_factory=list)
+    ended: bool = False
+    over: bool = False
+
+
+def _decode(raw: bytes) -> str:
+    return os.fsdecode(raw.split(b"\0", 1)[0])
+
+
+def _name(raw: bytes, characters: int, width: int) -> str:
+    data = raw[: min(characters * (width or 1), HALF - 1)]
+    return data.decode(_WIDTHS.get(width, "ascii"), errors="backslashreplace")
+
+
+class Tracker:
+    """Keeps one object per load.
+
+    Parameters
+    ----------
+    names : names of the system calls by number, of the architecture that recorded.
+    linger : ns that descendants are followed after the span's end.
+    finish : called with a load's id when it is over, so that its slot can be reused.
+    """
+
+    def __init__(
+        self, names: list[str], linger: int, finish: Callable[[int], None] = lambda _: None
+    ) -> None:
+        self._names = names
+        self._linger = linger
+        self._finish = finish
+        self.open: dict[int, Load] = {}
+        self._done: set[int] = set()
+
+    def update(self, batch: Batch) -> list[Update]:
+        """Take a batch in; the loads that changed, each once."""
+        updates: dict[int, Update] = {}
+        facts = {fact.load: fact for fact in batch.facts}
+        for record in batch.records:
+            load_id = int(record["load"])
+            if not load_id:
+                continue
+            load = self.open.get(load_id)
+            kind = int(record["kind"])
+            if load is None:
+                if load_id in self._done:
+                    continue
+                load = self._begin(record)
+            update = updates.setdefault(load_id, Update(load))
+            if kind == Kind.BEGIN:
+                load.begin = int(record["args"][2])
+                fact = facts.get(load_id)
+                if fact is not None:
+                    load.exe, load.cwd = fact.exe, fact.cwd
+                    load.path, load.format = fact.path, fact.format
+            elif kind == Kind.END:
+                if not load.end:
+                    load.end, load.reason = int(record["time"]), int(record["args"][0])
+                    update.ended = True
+            elif kind in _TELLING:
+                act = self._act(record)
+                load.inside |= act.inside
+                update.acts.append(act)
+                load.acts.append(act)
+        self._take_states(batch, updates)
+        self._close(batch.time, updates)
+        return list(updates.values())
+
+    def _begin(self, record: np.void) -> Load:
+        memory = bool(int(record["flags"]) & Flag.MEMORY)
+        load = Load(
+            id=int(record["load"]),
+            begin=int(record["time"]),
+            tgid=int(record["tgid"]),
+            tid=int(record["tid"]),
+            uid=int(record["uid"]),
+            comm=_decode(bytes(record["comm"])),
+            cgroup=int(record["cgroup"]),
+            format="memory" if memory else "unknown",
+            memory=memory,
+        )
+        self.open[load.id] = load
+        return load
+
+    def _act(self, record: np.void) -> Act:
+        kind, flags = Kind(int(record["kind"])), int(record["flags"])
+        raw = record["text"].tobytes()
+        args = tuple(int(value) for value in record["args"])
+        odd = bool(flags & (Flag.TRUNCATED | Flag.UNREADABLE | Flag.WIDE))
+        if kind is Kind.GLOBAL:
+            text = _name(raw, args[0], args[2] >> 8 & 0xFF)
+            second = _name(raw[HALF:], args[1], args[2] & 0xFF)
+        elif kind in (Kind.OPEN, Kind.EXEC) and flags & Flag.TRUNCATED:
+            text, second = _decode(raw[:HALF]) + "…" + _decode(raw[HALF:]), ""
+        else:
+            text, second = _decode(raw), _decode(raw[HALF:])
+            if len(text) >= HALF:
+                second = ""  # one long text, not two
+        return Act(
+            time=int(record["time"]),
+            kind=kind,
+            call=self._names[int(record["nr"])] if kind in (Kind.CALL, Kind.OPEN) else "",
+            tid=int(record["tid"]),
+            inside=bool(flags & Flag.INSIDE),
+            descendant=bool(flags & Flag.DESCENDANT),
+            after=bool(flags & Flag.AFTER),
+            ret=int(record["ret"]),
+            args=(args[0], args[1], args[2]),
+            text=text,
+            second=second,
+            raw=raw[: int(record["length"])] if kind is Kind.CALL else b"",
+            odd=odd,
+        )
+
+    def _take_states(self, batch: Batch, updates: dict[int, Update]) -> None:
+        for state, counters in zip(batch.states, batch.counters, strict=True):
+            load_id = int(state["id"])
+            load = self.open.get(load_id)
+            if load is None:
+                # Its records may be on their way: the id says when the load was made.
+                made = load_id >> 16 << 10
+                if load_id in self._done or not batch.hop or batch.time - made < _PATIENCE:
+                    continue
+                load = self._adopt(state)
+            self._take_state(batch.time, load, state, counters, updates)
+
+    def _adopt(self, state: np.void) -> Load:
+        """A load whose begin was lost: known from the table of loads alone."""
+        load = Load(
+            id=int(state["id"]),
+            begin=int(state["begin"]),
+            tgid=int(state["tgid"]),
+            tid=int(state["tid"]),
+            uid=int(state["uid"]),
+            memory=bool(state["memory"]),
+            lost=1,
+        )
+        self.open[load.id] = load
+        return load
+
+    def _take_state(
+        self,
+        time: int,
+        load: Load,
+        state: np.void,
+        counters: npt.NDArray[np.uint64],
+        updates: dict[int, Update],
+    ) -> None:
+        moved = not np.array_equal(load.counters, counters)
+        load.counters = counters
+        load.lost = max(load.lost, int(state["lost"]))
+        load.refs = int(state["refs"])
+        load.exact |= bool(state["exact"])
+        load.inside |= bool(counters[Bank.WITHIN].any())
+        if moved:
+            updates.setdefault(load.id, Update(load))
+        if int(state["state"]) == State.ENDED and not load.end:
+            # Ended from user space, or the record of the end was lost.
+            load.end, load.reason = time, int(state["reason"])
+            updates.setdefault(load.id, Update(load)).ended = True
+
+    def _close(self, time: int, updates: dict[int, Update]) -> None:
+        for load in list(self.open.values()):
+            if not load.end:
+                continue
+            if load.refs == 0 or time - load.end > self._linger:
+                update = updates.setdefault(load.id, Update(load))
+                update.over = True
+                self._forget(load)
+
+    def _forget(self, load: Load) -> None:
+        del self.open[load.id]
+        self._done.add(load.id)
+        if len(self._done) > 65536:
+            self._done = set(sorted(self._done)[32768:])
+        self._finish(load.id)
+
+    def cut_short(self, time: int) -> Iterator[Update]:
+        """The daemon stops: whatever is open now was watched in part only."""
+        for load in list(self.open.values()):
+            if not load.end:
+                load.end, load.reason = time, Reason.IDLE
+                load.cut = "the daemon stopped during the load"
+            yield Update(load, ended=True, over=True)
+            del self.open[load.id]

@@ -1,0 +1,1 @@
+"""Outputs: verdicts as lines, as JSON, as metrics."""

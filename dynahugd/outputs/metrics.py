@@ -1,0 +1,207 @@
+"""Metrics: one collector that turns the daemon's state into families when it is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from dynahugd.outputs.tally import Histogram, Tally
+from dynahugd.probes.formats import FORMATS
+from dynahugd.probes.layout import Kind, Loss
+from dynahugd.verdicts import VerdictKind
+
+__all__ = ["METRICS", "DaemonCollector", "Snapshot", "documentation", "registry"]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """One metric: name without ``_total``, type, labels, help."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+#: Every metric of the daemon's own; ``docs/metrics.md`` is generated from this table.
+METRICS = tuple(
+    Description(*entry)
+    for entry in (
+        ("dynahugd_build", "info", (), "Version, Python and kernel."),
+        ("dynahugd_loads", "counter", ("format", "verdict"), "Loads that are over, by verdict."),
+        ("dynahugd_alerts", "counter", ("format",), "Alerts raised: one for each anomalous load."),
+        ("dynahugd_loads_open", "gauge", (), "Loads whose span lasts."),
+        ("dynahugd_load_duration_seconds", "histogram", (), "Length of the spans."),
+        (
+            "dynahugd_detection_latency_seconds",
+            "histogram",
+            (),
+            "From the first telling act in the kernel to the alert.",
+        ),
+        ("dynahugd_anomaly_score", "histogram", (), "-log10 of the p-value of each load."),
+        ("dynahugd_syscalls", "counter", (), "System calls counted in loads."),
+        ("dynahugd_records", "counter", ("kind",), "Records read from the kernel."),
+        (
+            "dynahugd_records_lost",
+            "counter",
+            ("reason",),
+            "Losses: ring = no room for a record; loads, tasks, files = a table was full; depth = "
+            "unpicklings nested deeper than the kernel's return probes.",
+        ),
+        (
+            "dynahugd_interpreters",
+            "gauge",
+            ("state",),
+            "Interpreter files: attached, not_covered (its unpickler cannot be seen), released.",
+        ),
+        (
+            "dynahugd_baseline",
+            "info",
+            (),
+            "The baseline in force: source, version, number of loads and clusters.",
+        ),
+        (
+            "dynahugd_baseline_trained_timestamp_seconds",
+            "gauge",
+            (),
+            "When the baseline was trained, Unix time.",
+        ),
+    )
+)
+_BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the collector needs to know besides the tally."""
+
+    tally: Tally
+    loads_open: int
+    lost: dict[Loss, int]
+    interpreters: dict[str, int]
+    build: dict[str, str]
+    baseline: dict[str, str]
+    baseline_trained: float
+
+
+def _histogram(name: str, histogram: Histogram) -> HistogramMetricFamily:
+    buckets, running = [], 0
+    for bound, count in zip((*histogram.bounds, "+Inf"), histogram.counts, strict=True):
+        running += count
+        text = bound if isinstance(bound, str) else repr(float(bound))
+        buckets.append((text, float(running)))
+    return HistogramMetricFamily(name, _BY_NAME[name].help, buckets, histogram.total)
+
+
+def _counter(name: str, values: Iterable[tuple[tuple[str, ...], float]]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, _BY_NAME[name].help, labels=_BY_NAME[name].labels)
+    for labels, value in values:
+        family.add_metric(labels, value)
+    return family
+
+
+class DaemonCollector(Collector):
+    """Asks for a snapshot at every scrape.
+
+    All combinations of the bounded labels are exposed from the start, at zero, so that rates work
+    from the first event on.
+    """
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def collect(self) -> Iterator[Metric]:
+        """The families."""
+        now = self._snapshot()
+        tally = now.tally
+        yield InfoMetricFamily("dynahugd_build", _BY_NAME["dynahugd_build"].help, now.build)
+        yield _counter(
+            "dynahugd_loads",
+            (
+                ((form, kind.value), tally.loads[form, kind.value])
+                for form in FORMATS
+                for kind in VerdictKind
+            ),
+        )
+        yield _counter("dynahugd_alerts", (((form,), tally.alerts[form]) for form in FORMATS))
+        yield GaugeMetricFamily(
+            "dynahugd_loads_open", _BY_NAME["dynahugd_loads_open"].help, now.loads_open
+        )
+        yield _histogram("dynahugd_load_duration_seconds", tally.duration)
+        yield _histogram("dynahugd_detection_latency_seconds", tally.latency)
+        yield _histogram("dynahugd_anomaly_score", tally.score)
+        yield _counter("dynahugd_syscalls", (((), tally.syscalls),))
+        yield _counter(
+            "dynahugd_records",
+            (((kind.name.lower(),), tally.records[kind.name.lower()]) for kind in Kind),
+        )
+        yield _counter(
+            "dynahugd_records_lost", (((loss.name.lower(),), now.lost[loss]) for loss in Loss)
+        )
+        interpreters = GaugeMetricFamily(
+            "dynahugd_interpreters", _BY_NAME["dynahugd_interpreters"].help, labels=("state",)
+        )
+        for state, count in now.interpreters.items():
+            interpreters.add_metric((state,), count)
+        yield interpreters
+        yield InfoMetricFamily(
+            "dynahugd_baseline", _BY_NAME["dynahugd_baseline"].help, now.baseline
+        )
+        yield GaugeMetricFamily(
+            "dynahugd_baseline_trained_timestamp_seconds",
+            _BY_NAME["dynahugd_baseline_trained_timestamp_seconds"].help,
+            now.baseline_trained,
+        )
+
+
+def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
+    """A registry with the daemon's metrics and ``process_*``."""
+    result = CollectorRegistry(auto_describe=False)
+    result.register(DaemonCollector(snapshot))
+    ProcessCollector(registry=result)
+    return result
+
+
+_SUFFIX = {"counter": "_total", "info": "_info"}
+
+
+def documentation() -> str:
+    """``docs/metrics.md``."""
+    lines = [
+        "# Metrics",
+        "",
+        "At `http://127.0.0.1:9797/metrics` (`--listen`). Labels are bounded: there is never a pid,",
+        "path, user or hash in one. `/-/healthy` answers 200 while the consumer loop runs, "
+        "`/-/ready`",
+        "200 once everything is attached, else 503. `process_*` are the client library's.",
+        "",
+        "Generated by `python -m dynahugd.outputs.metrics`.",
+        "",
+        "| metric | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    for metric in METRICS:
+        name = metric.name + _SUFFIX.get(metric.kind, "")
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "-"
+        lines.append(f"| `{name}` | {metric.kind} | {labels} | {metric.help} |")
+    lines += [
+        "",
+        f"`format` is one of {', '.join(f'`{form}`' for form in FORMATS)}; "
+        f"`verdict` one of {', '.join(f'`{kind.value}`' for kind in VerdictKind)}.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(documentation(), end="")

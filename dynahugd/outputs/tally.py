@@ -1,0 +1,76 @@
+"""What the daemon counts about itself: plain numbers, turned into metrics elsewhere."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dynahugd.features.rows import total_calls
+from dynahugd.probes.batch import Batch
+from dynahugd.probes.layout import Kind
+from dynahugd.verdicts import Stage, Verdict, VerdictKind
+
+__all__ = ["Histogram", "Tally"]
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts by upper bound, the last bucket without one, and the sum of all values."""
+
+    bounds: tuple[float, ...]
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters of the daemon, in the order of the data's way through it."""
+
+    records: Counter[str] = field(default_factory=Counter)
+    loads: Counter[tuple[str, str]] = field(default_factory=Counter)
+    alerts: Counter[str] = field(default_factory=Counter)
+    syscalls: int = 0
+    duration: Histogram = field(
+        default_factory=lambda: Histogram((0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 10, 30, 60, 300))
+    )
+    latency: Histogram = field(
+        default_factory=lambda: Histogram((0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5))
+    )
+    score: Histogram = field(default_factory=lambda: Histogram((0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 9, 12)))
+
+    def take_batch(self, batch: Batch) -> None:
+        """Count the records of a batch."""
+        kinds, counts = np.unique(batch.records["kind"], return_counts=True)
+        for kind, count in zip(kinds, counts, strict=True):
+            self.records[Kind(int(kind)).name.lower()] += int(count)
+
+    def take_verdict(self, verdict: Verdict) -> None:
+        """Count a verdict: alerts when they are raised, loads when they are over."""
+        load = verdict.load
+        if verdict.stage is Stage.ALERT:
+            self.alerts[load.format] += 1
+            if verdict.latency is not None:
+                self.latency.observe(verdict.latency)
+        elif verdict.stage is Stage.OVER:
+            self.loads[load.format, verdict.kind.value] += 1
+            self.syscalls += total_calls(load)
+            self.duration.observe(max(load.end - load.begin, 0) / 1e9)
+            self.score.observe(-math.log10(verdict.score.p_value))
+
+    def anomalies(self) -> int:
+        """Loads so far that were anomalous."""
+        return sum(
+            count for (_, kind), count in self.loads.items() if kind == VerdictKind.ANOMALOUS
+        )

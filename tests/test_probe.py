@@ -1,0 +1,294 @@
+"""What the kernel side sees, on the real kernel, under both loaders."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dynahugd.loads import Load, Tracker
+from dynahugd.probes import syscalls
+from dynahugd.probes.layout import Bank, Kind, Loss
+from dynahugd.probes.maps import Sizes
+from dynahugd.probes.probe import Options, Probe
+from tests.conftest import LOADERS
+
+pytestmark = pytest.mark.ebpf
+
+NAMES = syscalls.names(syscalls.machine())
+NUMBER = syscalls.numbers(syscalls.machine())
+SUFFIXES = ("pkl", "pt", "npy", "h5")
+
+
+@pytest.fixture(scope="module", params=LOADERS)
+def probe(request: pytest.FixtureRequest) -> Iterator[Probe]:
+    """A probe that is attached to everything on this host."""
+    probe = Probe(Options(loader=request.param, suffixes=SUFFIXES, wrappers=("gz",), idle=2.0))
+    probe.cover_host()
+    yield probe
+    probe.close()
+
+
+def watch(probe: Probe, source: str, *arguments: str | Path, python: str = sys.executable) -> list[Load]:
+    """The loads of one Python program, in the order in which they were over."""
+    tracker = Tracker(NAMES, int(5e9), probe.finish)
+    process = subprocess.Popen([python, "-c", source, *map(str, arguments)])
+    loads: dict[int, Load] = {}
+    quiet = 0.0
+    while not quiet or time.monotonic() - quiet < 0.6 or tracker.open:
+        for update in tracker.update(probe.read()):
+            loads[update.load.id] = update.load
+        if not quiet and process.poll() is not None:
+            quiet = time.monotonic()
+        if quiet and time.monotonic() - quiet > 10:
+            break
+    assert process.returncode == 0
+    return [load for load in loads.values() if load.is_model]
+
+
+def acts(load: Load, call: str) -> list[str]:
+    """Texts of the acts of a load by their system call."""
+    return [act.text for act in load.acts if act.call == call]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A small pickle."""
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps({"weights": list(range(100))}))
+    return path
+
+
+def test_a_load_is_the_span_from_open_to_close(probe: Probe, model: Path) -> None:
+    source = "import pickle, sys\nwith open(sys.argv[1], 'rb') as f: pickle.load(f)"
+    (load,) = watch(probe, source, model)
+    assert load.path == str(model)
+    assert load.format == "pickle"
+    assert load.exact
+    calls = load.counters[Bank.OUTSIDE] + load.counters[Bank.WITHIN]
+    assert calls[NUMBER["openat"]] == 1
+    assert calls[NUMBER["close"]] == 1
+
+
+@pytest.mark.parametrize("count", [1, 7, 5000])
+def test_calls_in_a_descriptor_span_are_counted_to_the_unit(
+    probe: Probe, model: Path, count: int
+) -> None:
+    source = (
+        "import os, sys\nfd = os.open(sys.argv[1], os.O_RDONLY)\nos.read(fd, 1)\n"
+        "for _ in range(int(sys.argv[2])): os.getppid()\nos.close(fd)"
+    )
+    (load,) = watch(probe, source, model, count)
+    assert load.counters[Bank.OUTSIDE][NUMBER["getppid"]] == count
+    assert int(load.counters.sum()) == count + 3  # and openat, read, close
+
+
+def test_five_million_calls_inside_a_pickle_lose_none(probe: Probe, tmp_path: Path) -> None:
+    module = tmp_path / "counting.py"
+    module.write_text(
+        "import os\n"
+        "class Counting:\n"
+        "    def __setstate__(self, n):\n"
+        "        for _ in range(n): os.getppid()\n"
+        "    def __reduce__(self): return object.__new__, (Counting,), self.n\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    import counting  # type: ignore[import-not-found]
+
+    value = counting.Counting()
+    value.n = 5_000_000
+    path = tmp_path / "model.pkl"
+    path.write_bytes(pickle.dumps(value))
+    source = (
+        f"import pickle, sys\nsys.path.insert(0, {str(tmp_path)!r})\n"
+        "with open(sys.argv[1], 'rb') as f: pickle.load(f)"
+    )
+    before = probe.lost()
+    (load,) = watch(probe, source, path)
+    assert load.counters[Bank.WITHIN][NUMBER["getppid"]] == 5_000_000
+    assert probe.lost() == before
+
+
+def test_globals_are_named(probe: Probe, tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02cfractions\nFraction\nK\x01K\x02\x86R.")
+    source = "import pickle, sys\nwith open(sys.argv[1], 'rb') as f: pickle.load(f)"
+    (load,) = watch(probe, source, path)
+    named = [(act.text, act.second) for act in load.acts if act.kind is Kind.GLOBAL]
+    assert named == [("fractions", "Fraction")]
+
+
+def test_a_name_that_is_not_ascii_is_read_whole(probe: Probe, tmp_path: Path) -> None:
+    module = "mödül€".encode()
+    name = "😀".encode()
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02c" + module + b"\n" + name + b"\n.")
+    source = (
+        "import pickle, sys\n"
+        "with open(sys.argv[1], 'rb') as f:\n"
+        "    try: pickle.load(f)\n"
+        "    except ModuleNotFoundError: pass"
+    )
+    (load,) = watch(probe, source, path)
+    (act,) = [act for act in load.acts if act.kind is Kind.GLOBAL]
+    assert (act.text, act.second) == ("mödül€", "😀")
+    assert act.odd
+
+
+def test_an_unpickling_that_raises_ends(probe: Probe, model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pkl"
+    broken.write_bytes(b"\x80\x04\x95garbage")
+    source = (
+        "import pickle, subprocess, sys\n"
+        "f = open(sys.argv[1], 'rb')\n"
+        "try: pickle.load(f)\n"
+        "except Exception: pass\n"
+        "subprocess.run(['true'])\n"
+    )
+    (load,) = watch(probe, source, broken)
+    assert acts(load, "execve") == []
+
+
+def test_what_follows_a_forgotten_handle_is_not_the_load(probe: Probe, model: Path) -> None:
+    source = (
+        "import pickle, socket, subprocess, sys\n"
+        "f = open(sys.argv[1], 'rb')\n"
+        "pickle.load(f)\n"
+        "subprocess.run(['true'])\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "s.sendto(b'x', ('127.0.0.1', 9))\n"
+        "open(sys.argv[1] + '.txt', 'w').write('x')\n"
+    )
+    (load,) = watch(probe, source, model)
+    assert [act for act in load.acts if act.kind is not Kind.GLOBAL] == []
+
+
+def test_other_threads_are_not_the_load(probe: Probe, model: Path) -> None:
+    source = (
+        "import os, subprocess, sys, threading\n"
+        "go = threading.Event(); done = threading.Event()\n"
+        "def noise():\n"
+        "    go.wait(); subprocess.run(['true']); open(sys.argv[1] + '.x', 'w').close(); done.set()\n"
+        "t = threading.Thread(target=noise); t.start()\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY); os.read(fd, 1)\n"
+        "go.set(); done.wait(); os.close(fd); t.join()\n"
+    )
+    (load,) = watch(probe, source, model)
+    assert acts(load, "execve") == []
+    assert acts(load, "openat") == []
+
+
+def test_a_child_is_seen_after_the_load_has_ended(probe: Probe, tmp_path: Path) -> None:
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x02cposix\nfork\n)R.")
+    source = (
+        "import os, pickle, sys, time\n"
+        "with open(sys.argv[1], 'rb') as f: child = pickle.load(f)\n"
+        "if child == 0:\n"
+        "    time.sleep(1); open(sys.argv[1] + '.late', 'w').close(); os._exit(0)\n"
+        "os.wait()\n"
+    )
+    (load,) = watch(probe, source, path)
+    (late,) = [act for act in load.acts if act.text.endswith(".late")]
+    assert late.descendant
+    assert late.after
+    assert late.time - load.end > 0.9e9
+
+
+@pytest.mark.parametrize(
+    "work",
+    ["time.sleep(3)", "end = time.monotonic() + 3\nwhile time.monotonic() < end: sum(range(999))"],
+    ids=["sleeps", "computes"],
+)
+def test_a_payload_that_waits_longer_than_the_idle_time_is_seen(
+    probe: Probe, tmp_path: Path, work: str
+) -> None:
+    # The probe of these tests ends a load whose descriptor is left alone after two seconds.
+    code = f"import time, subprocess\n{work}\nsubprocess.run(['true'])"
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"cbuiltins\nexec\n(V" + code.encode("raw_unicode_escape").replace(b"\n", b"\\u000a") + b"\ntR.")
+    source = "import pickle, sys\nf = open(sys.argv[1], 'rb')\npickle.load(f)"
+    (load,) = watch(probe, source, path)
+    assert any(text.endswith("/true") for text in acts(load, "execve"))
+
+
+def test_copying_a_model_is_no_load(probe: Probe, model: Path) -> None:
+    source = (
+        "import subprocess, sys\n"
+        "subprocess.run(['cp', sys.argv[1], sys.argv[1] + '.pt'], check=True)\n"
+        "subprocess.run(['sha256sum', sys.argv[1]], check=True, stdout=subprocess.DEVNULL)\n"
+        "subprocess.run(['tar', 'cf', sys.argv[1] + '.tar', sys.argv[1]], check=True, stderr=subprocess.DEVNULL)\n"
+    )
+    assert watch(probe, source, model) == []
+
+
+def test_messages_between_processes_make_no_load(probe: Probe) -> None:
+    probe.know_globals([(b"collections", b"OrderedDict")])
+    source = (
+        "import pickle, collections\n"
+        "data = pickle.dumps(collections.OrderedDict(a=1))\n"
+        "for _ in range(1000): pickle.loads(data)"
+    )
+    assert watch(probe, source) == []
+
+
+def test_deep_nesting_does_not_keep_a_thread_inside(probe: Probe, model: Path) -> None:
+    # The kernel keeps 64 return probes of a thread and drops the rest.
+    source = (
+        "import io, pickle, subprocess, sys\n"
+        "class Nested:\n"
+        "    def __init__(self, n): self.n = n\n"
+        "    def __reduce__(self): return pickle.loads, (pickle.dumps(Nested(self.n - 1)),)\n"
+        "data = pickle.dumps(1)\n"
+        "for _ in range(80):\n"
+        "    p = io.BytesIO(); k = pickle._Pickler(p, 2)\n"
+        "    data = b'\\x80\\x02c_pickle\\nloads\\nB' + len(data).to_bytes(4, 'little') + data + b'\\x85R.'\n"
+        "pickle.loads(data)\n"
+        "pickle.loads(pickle.dumps(1))\n"
+        "subprocess.run(['true'])\n"
+        "f = open(sys.argv[1], 'rb'); f.read(); f.close()\n"
+    )
+    loads = watch(probe, source, model)
+    assert all(acts(load, "execve") == [] for load in loads)
+
+
+def test_a_full_table_of_loads_is_counted(tmp_path: Path) -> None:
+    probe = Probe(Options(suffixes=SUFFIXES, sizes=Sizes(loads=2)))
+    try:
+        probe.cover_host()
+        paths = [tmp_path / f"{number}.pkl" for number in range(5)]
+        for path in paths:
+            path.write_bytes(pickle.dumps(1))
+        source = "import sys\nfiles = [open(p, 'rb') for p in sys.argv[1:]]"
+        watch(probe, source, *paths)
+        assert probe.lost()[Loss.LOADS] == 3
+    finally:
+        probe.close()
+
+
+def test_closing_detaches_everything(settled: Callable[[], set[str]]) -> None:
+    before = settled()
+    probe = Probe(Options(suffixes=SUFFIXES))
+    probe.cover_host()
+    assert len(settled()) > len(before)
+    probe.close()
+    assert settled() == before
+
+
+@pytest.fixture
+def settled() -> Callable[[], set[str]]:
+    """The programs of ours that the kernel holds, once it has tidied up."""
+
+    def programs() -> set[str]:
+        time.sleep(0.5)
+        output = subprocess.run(
+            ["bpftool", "prog", "list"], capture_output=True, text=True, check=True
+        ).stdout
+        return {line.split(":")[0] for line in output.splitlines() if "name dh_" in line}
+
+    return programs
