@@ -21,7 +21,7 @@ from dynahugd.probes.loaders import Programs
 
 __all__ = ["Coverage", "Interpreter", "Interpreters"]
 
-_INTERPRETER = re.compile(rb"^(python[0-9.]*(-[^/]*)?|libpython[^/]*\.so[^/]*|_pickle\.[^/]*so)$")
+_INTERPRETER = re.compile(rb"^(python[0-9.]*[dt]?|libpython[^/]*\.so[^/]*|_pickle\.[^/]*so)$")
 _LIBTORCH = re.compile(rb"^libtorch[^/]*\.so")
 
 #: Where distributions put interpreters, below those on the PATH.
@@ -118,6 +118,8 @@ class Interpreters:
         except (OSError, ValueError):
             return None
         try:
+            if os.pread(fd, 4, 0) != b"\x7fELF":
+                return None  # a script of that name
             status = os.fstat(fd)
             key = (status.st_dev, status.st_ino)
             known = self.files.get(key)
@@ -131,6 +133,8 @@ class Interpreters:
             interpreter.reach = reach
             self.files[key] = interpreter
             self._report(interpreter)
+        except OSError:
+            return None  # a folder, or gone
         finally:
             os.close(fd)
         if os.path.basename(path).startswith("python"):
