@@ -29,12 +29,12 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 #define MAP(name) (&name)
 /* The sizes that count are those of the maps that user space passes in. */
 #define DECLARE_MAP(name, type_, key_, value_, flags_) \
-	struct { \
-		__uint(type, type_); \
-		__uint(key_size, key_); \
-		__uint(value_size, value_); \
-		__uint(map_flags, flags_); \
-		__uint(max_entries, 1); \
+	struct {                                       \
+		__uint(type, type_);                   \
+		__uint(key_size, key_);                \
+		__uint(value_size, value_);            \
+		__uint(map_flags, flags_);             \
+		__uint(max_entries, 1);                \
 	} name SEC(".maps");
 
 #endif
@@ -50,9 +50,13 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* r10, r9, r8, rax, rcx, rdx, rsi, rdi: the arguments of a system call in one read */
 #define SYSCALL_FIRST 7
 #define SYSCALL_WORDS 8
-#define SYSCALL_ARG(w, n) \
-	((n) == 0 ? (w)[7] : (n) == 1 ? (w)[6] : (n) == 2 ? (w)[5] : (n) == 3 ? (w)[0] \
-	 : (n) == 4 ? (w)[2] : (w)[1])
+#define SYSCALL_ARG(w, n)    \
+	((n) == 0   ? (w)[7] \
+	 : (n) == 1 ? (w)[6] \
+	 : (n) == 2 ? (w)[5] \
+	 : (n) == 3 ? (w)[0] \
+	 : (n) == 4 ? (w)[2] \
+		    : (w)[1])
 #elif defined(DYNAHUG_ARM64)
 #define REGS_ARG3 2
 #define REGS_ARG4 3

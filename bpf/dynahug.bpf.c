@@ -21,7 +21,7 @@
 #define PATH_MAX_ 4096
 
 struct scratch {
-	char front[DH_SUFFIX]; /* the end of a short path is read from here on */
+	char front[DH_SUFFIX];		/* the end of a short path is read from here on */
 	char path[PATH_MAX_ + DH_TEXT]; /* the slack keeps masked offsets in bounds */
 };
 
@@ -107,6 +107,14 @@ static __always_inline void count(__u64 id, __u32 bank, __u32 nr)
 	/* Several threads can belong to one load, so the addition has to be atomic. */
 	if (c && bank < DH_BANKS)
 		__sync_fetch_and_add(&c->calls[bank][nr & (DH_SYSCALLS - 1)], 1);
+}
+
+/* In which bank a task's calls count. */
+static __always_inline __u32 bank_of(struct dh_task *t)
+{
+	if (t->flags & DH_TASK_CHILD)
+		return DH_CHILDREN;
+	return t->depth ? DH_WITHIN : DH_OUTSIDE;
 }
 
 static __always_inline struct dh_task *track(__u32 tgid, __u32 tid, __u32 flags)
@@ -451,8 +459,8 @@ static __always_inline int is_runtime(struct scratch *s, long n)
 	if (b == PATH_MAX_)
 		return 0;
 	if (AT(0) == '_')
-		return AT(1) == 'p' && AT(2) == 'i' && AT(3) == 'c' && AT(4) == 'k' && AT(5) == 'l' &&
-		       AT(6) == 'e' && AT(7) == '.';
+		return AT(1) == 'p' && AT(2) == 'i' && AT(3) == 'c' && AT(4) == 'k' &&
+		       AT(5) == 'l' && AT(6) == 'e' && AT(7) == '.';
 	if (AT(0) != 'l' || AT(1) != 'i' || AT(2) != 'b')
 		return 0;
 	return (AT(3) == 'p' && AT(4) == 'y' && AT(5) == 't' && AT(6) == 'h' && AT(7) == 'o' &&
@@ -473,7 +481,8 @@ static __always_inline void report_runtime(struct dh_task *t, struct scratch *s,
 
 /* ---- system calls ------------------------------------------------------------------------- */
 
-static __always_inline void read_args(struct bpf_raw_tracepoint_args *ctx, struct syscall_args *args)
+static __always_inline void read_args(struct bpf_raw_tracepoint_args *ctx,
+				      struct syscall_args *args)
 {
 	__u64 w[SYSCALL_WORDS] = {};
 
@@ -516,8 +525,8 @@ static __always_inline int is_queue(__u32 action, struct syscall_args *args)
 		return 0;
 	b = at_most(n - 18, 127);
 	return name[b] == 'l' && name[b + 1] == 'i' && name[b + 2] == 's' && name[b + 3] == 't' &&
-	       name[b + 4] == 'e' && name[b + 5] == 'n' && name[b + 6] == 'e' && name[b + 7] == 'r' &&
-	       name[b + 8] == '-';
+	       name[b + 4] == 'e' && name[b + 5] == 'n' && name[b + 6] == 'e' &&
+	       name[b + 7] == 'r' && name[b + 8] == '-';
 }
 
 static __always_inline int is_telling(__u32 action, struct syscall_args *args)
@@ -640,8 +649,7 @@ int dh_enter(struct bpf_raw_tracepoint_args *ctx)
 	if (action == DH_NOTHING) {
 		l = current_load(t);
 		if (l && l->state == DH_OPENED)
-			count(l->id, t->flags & DH_TASK_CHILD ? DH_CHILDREN : t->depth ? DH_WITHIN
-											: DH_OUTSIDE, nr);
+			count(l->id, bank_of(t), nr);
 		return 0;
 	}
 
@@ -652,8 +660,7 @@ int dh_enter(struct bpf_raw_tracepoint_args *ctx)
 		touch(t, args.a[4], nr);
 	l = current_load(t);
 	if (l && l->state == DH_OPENED)
-		count(l->id, t->flags & DH_TASK_CHILD ? DH_CHILDREN : t->depth ? DH_WITHIN
-										: DH_OUTSIDE, nr);
+		count(l->id, bank_of(t), nr);
 
 	switch (action) {
 	case DH_TOUCH:
@@ -774,8 +781,8 @@ int dh_opened(struct exit_args *ctx)
 		if (!t->depth)
 			return 0;
 		if (n > 9 && s->path[0] == '/' && s->path[1] == 'd' && s->path[2] == 'e' &&
-		    s->path[3] == 'v' && s->path[4] == '/' && s->path[5] == 's' && s->path[6] == 'h' &&
-		    s->path[7] == 'm' && s->path[8] == '/')
+		    s->path[3] == 'v' && s->path[4] == '/' && s->path[5] == 's' &&
+		    s->path[6] == 'h' && s->path[7] == 'm' && s->path[8] == '/')
 			return 0; /* shared memory of a queue's tensors */
 		l = begin_load(t, -1, 0, 0, 0);
 		if (!l)
@@ -1036,8 +1043,8 @@ int dh_unpickled(void *ctx)
  * not there is an audit hook. PyASCIIObject: length at 16, state at 32 (bit 6: ASCII, bits 2-4:
  * bytes per character); text behind the header, whose size depends on the version.
  */
-static __always_inline __u32 put_name(struct dh_record *r, __u32 at, __u64 object, __u32 ascii_offset,
-				      __u64 *wide)
+static __always_inline __u32 put_name(struct dh_record *r, __u32 at, __u64 object,
+				      __u32 ascii_offset, __u64 *wide)
 {
 	__u64 text, characters = 0, length;
 	__u32 state = 0, width;

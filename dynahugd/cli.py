@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     top = argparse.ArgumentParser(
         prog="dynahugd",
-        description="Watches every model load on this host and alerts when one is unlike benign loads.",
+        description="Watch every model load on this host; alert when one is unlike benign loads.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -91,8 +91,8 @@ class Daemon:
             pipeline = Pipeline(self.baseline, names, rules(self.config), probe.finish)
             self.say(
                 f"loader {probe.loader} on Linux {platform.release()} {platform.machine()}; "
-                f"baseline {self.baseline_source}: {self.baseline.metadata.get('loads', 0)} loads in "
-                f"{len(self.baseline.clusters)} clusters"
+                f"baseline {self.baseline_source}: {self.baseline.metadata.get('loads', 0)} loads "
+                f"in {len(self.baseline.clusters)} clusters"
             )
             if self.config.daemon.listen:
                 listener = Listener(
@@ -133,8 +133,10 @@ class Daemon:
                 lost = probe.lost()
                 for loss, count in lost.items():
                     if count > seen_lost[loss]:
-                        self.say(f"lost {count - seen_lost[loss]} ({loss.name.lower()}): see "
-                                 "dynahugd_records_lost_total")
+                        self.say(
+                            f"lost {count - seen_lost[loss]} ({loss.name.lower()}): see "
+                            "dynahugd_records_lost_total"
+                        )
                 seen_lost = lost
         for verdict in pipeline.stop(time.monotonic_ns()):
             self._deliver(verdict, probe, log, clock)
@@ -226,4 +228,10 @@ def printers(as_json: bool) -> tuple[Callable[[str], None], Callable[[Verdict], 
                 json.dumps(as_object(verdict, clock) | {"stage": verdict.stage.value})
             ),
         )
-    return out, lambda verdict: out(as_text(verdict, clock))
+
+    def show(verdict: Verdict) -> None:
+        # One line a load: an anomalous one has had its line at the alert.
+        if verdict.stage is Stage.ALERT or verdict.kind is not VerdictKind.ANOMALOUS:
+            out(as_text(verdict, clock))
+
+    return out, show

@@ -1,6 +1,6 @@
 """From batches to verdicts: shared by the daemon, ``replay`` and ``train``.
 
-    Batch -> Tracker (loads) -> RowBuilder (rows) -> Baseline (scores) -> Verdict
+Batch -> Tracker (loads) -> RowBuilder (rows) -> Baseline (scores) -> Verdict
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ class Pipeline:
 
         Parameters
         ----------
-        clock : CLOCK_MONOTONIC in ns at which a verdict is given; default: the batch's time, so that
-            a replay says the same each time.
+        clock : CLOCK_MONOTONIC in ns at which a verdict is given; default: the batch's time, so
+            that a replay says the same each time.
         """
         for update in self._tracker.update(batch):
             yield from self._judge(update, batch.time, clock or (lambda: batch.time))

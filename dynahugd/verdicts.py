@@ -76,7 +76,9 @@ def judge(load: Load, score: Score, alpha: float) -> tuple[VerdictKind, str]:
 
 def evidence_for(reasons: tuple[Reason, ...], first: dict[str, Act]) -> tuple[Evidence, ...]:
     """The first record of each reason's column, oldest first."""
-    acts = [(reason.feature, first[reason.feature]) for reason in reasons if reason.feature in first]
+    acts = [
+        (reason.feature, first[reason.feature]) for reason in reasons if reason.feature in first
+    ]
     acts.sort(key=lambda pair: pair[1].time)
     return tuple(
         Evidence(act.time, feature, act.call or act.kind.name.lower(), describe(act))
@@ -111,7 +113,9 @@ def words(reason: Reason) -> str:
     feature = reason.feature
     child = feature.startswith("child.")
     verb, _, kind = feature.removeprefix("child.").partition(".")
-    what = f"{_VERBS.get(verb, verb)} {kind}" + (f" {reason.value} times" if reason.value > 1 else "")
+    what = f"{_VERBS.get(verb, verb)} {kind}" + (
+        f" {reason.value} times" if reason.value > 1 else ""
+    )
     who = "a child " if child else ""
     if reason.high == 0:
         return f"{who}{what}; none of {reason.loads} benign loads like it ever did"

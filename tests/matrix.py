@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from tests.behaviours import TABLE, Behaviour, perform
-from tests.harness import RunningDaemon, Verdict
+from tests.harness import RunningDaemon, Verdict, own_cgroup
 
 __all__ = ["Outcome", "perform_under", "rounds_of"]
 
@@ -44,15 +44,21 @@ def _summary(verdict: Verdict) -> str:
     return f"{verdict['format']} {verdict['path']} p={verdict['p_value']:.2g} {reasons}"
 
 
-def perform_under(daemon: RunningDaemon, behaviour: Behaviour, folder: Path, python: str) -> Outcome:
-    """Perform a behaviour once; every alert and verdict that comes meanwhile is about it."""
+def perform_under(
+    daemon: RunningDaemon, behaviour: Behaviour, folder: Path, python: str, cgroup: int | None
+) -> Outcome:
+    """Perform a behaviour once; every verdict on the control group's loads meanwhile is about it."""
     outcome = Outcome(behaviour, rounds=1)
     before = len(daemon.verdicts)
     # What an earlier load left running may still speak: only verdicts on later loads count.
     performed = perform(behaviour, folder, python=python, timeout=90)
 
     def said(stage: str) -> list[Verdict]:
-        return [verdict for verdict in daemon.verdicts[before:] if verdict["stage"] == stage]
+        return [
+            verdict
+            for verdict in daemon.verdicts[before:]
+            if verdict["stage"] == stage and cgroup in (None, verdict["cgroup"])
+        ]
 
     if behaviour.malicious:
         try:
@@ -82,12 +88,18 @@ def perform_under(daemon: RunningDaemon, behaviour: Behaviour, folder: Path, pyt
 
 
 def rounds_of(
-    daemon: RunningDaemon, behaviour: Behaviour, folder: Path, rounds: int, python: str
+    daemon: RunningDaemon,
+    behaviour: Behaviour,
+    folder: Path,
+    rounds: int,
+    python: str,
+    cgroup: int | None,
 ) -> Outcome:
     """Several rounds of one behaviour."""
     total = Outcome(behaviour)
     for number in range(rounds):
-        one = perform_under(daemon, behaviour, folder / f"{behaviour.name}-{number}", python)
+        place = folder / f"{behaviour.name}-{number}"
+        one = perform_under(daemon, behaviour, place, python, cgroup)
         total.rounds += 1
         total.alerts += one.alerts
         total.wrong += one.wrong
@@ -96,7 +108,10 @@ def rounds_of(
 
 
 def _table(outcomes: Iterable[Outcome]) -> str:
-    lines = ["| behaviour | expected | alerts | rounds | median ms | max ms |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| behaviour | expected | alerts | rounds | median ms | max ms |",
+        "|---|---|---|---|---|---|",
+    ]
     for outcome in outcomes:
         kind = outcome.behaviour
         expected = "alert" if kind.malicious else "no load" if kind.no_load else "benign"
@@ -115,16 +130,18 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--loader", default="libbpf")
     parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--options", metavar="TEXT", help="more options for the daemon")
     arguments = parser.parse_args()
     outcomes = []
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, own_cgroup() as cgroup:
         folder = Path(name)
-        with RunningDaemon(folder, "--loader", arguments.loader) as daemon:
+        options = ["--loader", arguments.loader, *(arguments.options or "").split()]
+        with RunningDaemon(folder, *options) as daemon:
             for behaviour in TABLE:
                 if arguments.names and behaviour.name not in arguments.names:
                     continue
                 rounds = min(arguments.rounds, 3) if behaviour.slow else arguments.rounds
-                outcome = rounds_of(daemon, behaviour, folder, rounds, arguments.python)
+                outcome = rounds_of(daemon, behaviour, folder, rounds, arguments.python, cgroup)
                 outcomes.append(outcome)
                 state = "ok" if not outcome.wrong else "WRONG"
                 print(f"{state:<6} {behaviour.name}", file=sys.stderr)

@@ -203,7 +203,8 @@ void *PyErr_Format(void *type, const char *format, ...);
 #ifdef INTERPRETER
 const unsigned long Py_Version = 0x030c01f0;
 __attribute__((noinline, noipa)) int PySys_Audit(const char *event, ...) { return event != 0; }
-__attribute__((noinline, noipa)) void *PyErr_Format(void *type, const char *format, ...) { return 0; }
+__attribute__((noinline, noipa)) void *PyErr_Format(void *type, const char *format, ...)
+{ return 0; }
 int Py_Main(void) { return 0; }
 int Py_InitializeFromConfig(void) { return 1; }
 #else

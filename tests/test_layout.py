@@ -83,7 +83,7 @@ def test_struct_has_the_compilers_sizes_and_offsets(name: str, tmp_path: Path) -
 def test_enumeration_has_the_headers_values(pattern: str, tmp_path: Path) -> None:
     members = list(ENUMS[pattern])
     names = [pattern.strip().format(member.name) for member in members]
-    assert compiled(tmp_path, names) == [int(member) for member in members]
+    assert compiled(tmp_path, names) == [member.value for member in members]
 
 
 def test_constants_have_the_headers_values(tmp_path: Path) -> None:

@@ -121,8 +121,17 @@ def _parse(data: bytes, name: str) -> Baseline:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         metadata = json.loads(arrays.pop("metadata").tobytes())
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise BaselineError(f"{name} is damaged or no baseline: restore it or train again") from error
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:
+        raise BaselineError(
+            f"{name} is damaged or no baseline: restore it or train again"
+        ) from error
     except Exception as error:  # zlib.error and struct.error have no common base
         raise BaselineError(f"{name} is damaged: restore it or train again") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
@@ -146,16 +155,15 @@ def _assemble(metadata: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> 
         if array.dtype.kind not in "fib" or not np.isfinite(array).all():
             raise ValueError(f"array {key} is not numeric and finite")
     contexts = arrays["contexts"].astype(np.intp)
-    if contexts.size and not (0 <= contexts.min() and contexts.max() < len(columns)):
+    if contexts.size and not (contexts.min() >= 0 and contexts.max() < len(columns)):
         raise ValueError("a context column does not exist")
     clusters = []
     for number, values in enumerate(metadata["clusters"]):
         parts = {name: arrays[f"{number}.{name}"] for name in _CLUSTER_ARRAYS}
         scores = Calibration(np.sort(parts.pop("calibration").astype(np.float64)))
         _check_shapes(parts, len(columns), contexts.size, scores.scores.size)
-        clusters.append(
-            Cluster(calibration=scores, **parts, **{name: values[name] for name in _CLUSTER_VALUES})
-        )
+        rest: dict[str, Any] = parts | {name: values[name] for name in _CLUSTER_VALUES}
+        clusters.append(Cluster(calibration=scores, **rest))
     if not clusters:
         raise ValueError("it has no clusters")
     return Baseline(

@@ -5,14 +5,14 @@ counts become robust, whitened coordinates u, and an RBF one-class SVM gives
 
     d(u) = sum_i a_i exp(-g |u - s_i|^2) - rho      (scikit-learn's ``decision_function``)
 
-The score used is s = log(rho) - log(sum_i a_i exp(-g |u - s_i|^2)), computed in the log domain: it is
-positive exactly where d is negative, and far away, where d saturates at -rho, it goes on growing with
-the squared distance. To it each column adds that no benign load of the cluster ever showed: these
-have no variance to be measured by, and are the strongest evidence there is.
+The score used is s = log(rho) - log(sum_i a_i exp(-g |u - s_i|^2)), computed in the log domain: it
+is positive exactly where d is negative, and far away, where d saturates at -rho, it goes on growing
+with the squared distance. To it each column adds that no benign load of the cluster ever showed:
+these have no variance to be measured by, and are the strongest evidence there is.
 
-p-values are split conformal (Vovk et al., *Algorithmic Learning in a Random World*, 2005): the share
-of held-out benign loads that score at least as high; beyond the upper twentieth of these the tail is
-taken as exponential (peaks over threshold), so that scores keep their rank.
+p-values are split conformal (Vovk et al., *Algorithmic Learning in a Random World*, 2005): the
+share of held-out benign loads that score at least as high; beyond the upper twentieth of these the
+tail is taken as exponential (peaks over threshold), so that scores keep their rank.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ __all__ = ["DECISIVE", "MILD", "Baseline", "Calibration", "Cluster", "Reason", "
 
 Floats = npt.NDArray[np.float64]
 
-#: What a never-seen column adds to the score for its presence; each further e-fold adds as much again
-#: as a tenth. Scores of benign loads stay below 10.
+#: What a never-seen column adds to the score for its presence; each further e-fold of its count
+#: adds a tenth of that.
 DECISIVE = 50.0
 MILD = 0.5
 
@@ -85,7 +85,9 @@ class Calibration:
             above = n - int(np.searchsorted(self.scores, score, side="left"))
             return (above + 1) / (n + 1)
         excess = float(np.mean(self.scores[n - tail :] - start))
-        return max((tail + 1) / (n + 1) * float(np.exp(-(score - start) / max(excess, 0.05))), _FLOOR)
+        return max(
+            (tail + 1) / (n + 1) * float(np.exp(-(score - start) / max(excess, 0.05))), _FLOOR
+        )
 
 
 def robust(counts: Floats, median: Floats, scale: Floats) -> Floats:
@@ -221,8 +223,7 @@ class Baseline:
         self, cluster: Cluster, vector: Floats, novel: dict[str, int], weights: dict[str, float]
     ) -> tuple[Reason, ...]:
         found = [
-            Reason(name, count, 0, 0, cluster.loads, weights[name])
-            for name, count in novel.items()
+            Reason(name, count, 0, 0, cluster.loads, weights[name]) for name, count in novel.items()
         ]
         f = np.abs(robust(vector[cluster.seen], cluster.median, cluster.scale) - cluster.mean)
         positions = np.flatnonzero(cluster.seen)
@@ -232,7 +233,9 @@ class Baseline:
             if outside[i]:
                 low, high = int(cluster.low[i]), int(cluster.high[i])
                 found.append(
-                    Reason(self.columns[i], int(vector[i]), low, high, cluster.loads, float(f[place]))
+                    Reason(
+                        self.columns[i], int(vector[i]), low, high, cluster.loads, float(f[place])
+                    )
                 )
         found.sort(key=lambda reason: -reason.weight)
         return tuple(found[:5])

@@ -1,9 +1,9 @@
 """Training: from rows of benign loads to a baseline. scikit-learn is needed here, nowhere else.
 
-Recipe, after the DynaHug paper (arXiv 2604.19438) and what a second look at its data shows: clusters
-are found in the benign data by k-means on the context columns; in each, robust scaling, whitening by
-the Ledoit-Wolf covariance, an RBF one-class SVM; p-values by split conformal over folds of loads, so
-that every benign load is held out once.
+Recipe, after the DynaHug paper (arXiv 2604.19438) and what a second look at its data shows:
+clusters are found in the benign data by k-means on the context columns; in each, robust scaling,
+whitening by the Ledoit-Wolf covariance, an RBF one-class SVM; p-values by split conformal over
+folds of loads, so that every benign load is held out once.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class Recipe:
     seed: int = 0
 
 
-def common_globals(
-    loads: Sequence[set[tuple[str, str]]], least: int
-) -> frozenset[tuple[str, str]]:
+def common_globals(loads: Sequence[set[tuple[str, str]]], least: int) -> frozenset[tuple[str, str]]:
     """Globals that at least so many loads resolved: those of a user's own module are not known."""
     counted = Counter(pair for pairs in loads for pair in pairs)
     return frozenset(pair for pair, count in counted.items() if count >= least)
@@ -142,9 +140,7 @@ def train(
             np.sort(scores[own] if own.sum() >= _OWN_CALIBRATION else scores[usable]),
         )
         clusters.append(cluster)
-    return Baseline(
-        columns, contexts, mean, scale, tuple(clusters), known_globals, dict(metadata)
-    )
+    return Baseline(columns, contexts, mean, scale, tuple(clusters), known_globals, dict(metadata))
 
 
 def _nearest(context: Floats, centres: Floats) -> npt.NDArray[np.intp]:

@@ -58,8 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
         return 0
-    print(f"{escape(source)}: {len(baseline.columns)} columns, "
-          f"{len(baseline.known_globals)} known globals")
+    print(
+        f"{escape(source)}: {len(baseline.columns)} columns, "
+        f"{len(baseline.known_globals)} known globals"
+    )
     for key, value in baseline.metadata.items():
         print(f"  {escape(str(key))}: {escape(str(value))}")
     print(f"  {'cluster':<20} {'loads':>6} {'rows':>6} {'columns':>8} {'vectors':>8}")

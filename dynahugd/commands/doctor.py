@@ -8,6 +8,7 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from dynahugd.errors import DynahugError
 from dynahugd.escape import escape
@@ -133,7 +134,10 @@ def run(arguments: argparse.Namespace) -> int:
         _try("uprobes", False, _uprobes),
     ]
     if all(check.good for check in checks if check.needed):
-        checks += [_try(f"loader {name}", False, lambda n=name: _loader(n)) for name in ("libbpf", "bcc")]  # type: ignore[misc]
+        checks += [
+            _try("loader libbpf", False, partial(_loader, "libbpf")),
+            _try("loader bcc", False, partial(_loader, "bcc")),
+        ]
     loaders = [check.good for check in checks if check.name.startswith("loader")]
     checks += [_try("baseline", True, _baseline), _try("systemd", False, _systemd)]
     interpreters = _interpreters()

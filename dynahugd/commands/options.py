@@ -29,7 +29,9 @@ _KEYS = {
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """``--config`` and the verdict's settings."""
-    parser.add_argument("--config", metavar="FILE", help="default: /etc/dynahugd.toml, if it exists")
+    parser.add_argument(
+        "--config", metavar="FILE", help="default: /etc/dynahugd.toml, if it exists"
+    )
     parser.add_argument("--baseline", metavar="FILE", help="default: the embedded baseline")
     parser.add_argument("--alpha", type=float, metavar="P", help="p-value of an alert (0.001)")
     parser.add_argument("--window", type=float, metavar="S", help="sliding window in seconds (1)")
@@ -43,7 +45,10 @@ def add_probe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--loader", choices=("auto", "libbpf", "bcc"), help="default: auto")
     parser.add_argument("--hop", type=float, metavar="S", help="seconds between two looks (0.25)")
     parser.add_argument(
-        "--idle", type=float, metavar="S", help="seconds until an unused descriptor ends a load (30)"
+        "--idle",
+        type=float,
+        metavar="S",
+        help="seconds until an unused descriptor ends a load (30)",
     )
     parser.add_argument("--ring-bytes", type=int, metavar="N", help="size of the ring (8388608)")
     parser.add_argument("--max-loads", type=int, metavar="N", help="loads open at once (1024)")

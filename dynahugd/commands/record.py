@@ -25,7 +25,9 @@ one 0; 1 it could not record, 2 wrong usage."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("-o", "--output", metavar="FILE", required=True, help="the file to write")
-    parser.add_argument("--config", metavar="FILE", help="default: /etc/dynahugd.toml, if it exists")
+    parser.add_argument(
+        "--config", metavar="FILE", help="default: /etc/dynahugd.toml, if it exists"
+    )
     parser.add_argument(
         "--linger", type=float, metavar="S", help="seconds a load's children are followed (30)"
     )

@@ -19,15 +19,17 @@ examples:
   dynahugd run --alert-log /var/log/dynahugd/alerts.jsonl --listen 127.0.0.1:9797
   dynahugd run --loader bcc --json | jq 'select(.verdict == "anomalous")'
 
-It runs in the foreground until SIGTERM or SIGINT. Exit status: 0 stopped by a signal, 1 it could not
-start or go on, 2 wrong usage."""
+It runs in the foreground until SIGTERM or SIGINT. Exit status: 0 stopped by a signal, 1 it could
+not start or go on, 2 wrong usage."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_config(parser)
     add_probe(parser)
-    parser.add_argument("--listen", metavar="HOST:PORT", help="default: 127.0.0.1:9797; '' for none")
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help="default: 127.0.0.1:9797; '' for none"
+    )
     parser.add_argument("--alert-log", metavar="FILE", help="append one JSON object an alert")
     parser.add_argument("--json", action="store_true", help="print verdicts as JSON lines")
 

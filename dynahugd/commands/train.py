@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         from dynahugd.baseline.training import Recipe, common_globals, train
     except ImportError as error:
         raise DynahugError("training needs scikit-learn: pip install 'dynahugd[train]'") from error
-    from dynahugd.features import Classifier
+    from dynahugd.features import Classifier, Row
     from dynahugd.pipeline import Rules, rows_of
     from dynahugd.probes import syscalls
     from dynahugd.probes.layout import Kind
@@ -56,7 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
             )
     common = common_globals(known, _COMMON)
     classifier = Classifier(common, {module.split(".", 1)[0] for module, _ in common})
-    loads, formats, lossy = [], Counter(), 0
+    loads: list[list[Row]] = []
+    formats: Counter[str] = Counter()
+    lossy = 0
     for path in arguments.recordings:
         names = syscalls.names(architecture(path))
         for load, rows in rows_of(read(path), names, classifier, Rules()):
@@ -84,7 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(metadata))
     else:
-        print(f"{arguments.output}: {len(baseline.clusters)} clusters, {len(baseline.columns)} columns")
+        print(
+            f"{arguments.output}: {len(baseline.clusters)} clusters, "
+            f"{len(baseline.columns)} columns"
+        )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Classes of paths, programs and socket addresses. All input is hostile text: it is only compared."""
+"""Classes of paths, programs and socket addresses. All input is hostile: it is only compared."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ _STARTUP = re.compile(
     r"|ld\.so\.(preload|conf)|pam\.d|udev|sudoers|passwd|shadow|group|security|X11|xdg)"
     r"|^/var/spool/(cron|at)|^/(usr/)?lib/systemd/|/crontabs(/|$)|/\.git/hooks/"
 )
-_PYTHON = re.compile(r"/(site-packages|dist-packages|lib/python\d|lib64/python\d|lib-dynload)(/|$|\.)")
-_PYTHON_FILE = re.compile(r"(\.pyc?|\.so|/pyvenv\.cfg|/__pycache__(/.*)?)$|\.pyc\.\d+$|\.cpython-[^/]*$")
+_PYTHON = re.compile(
+    r"/(site-packages|dist-packages|lib/python\d|lib64/python\d|lib-dynload)(/|$|\.)"
+)
+_PYTHON_FILE = re.compile(
+    r"(\.pyc?|\.so|/pyvenv\.cfg|/__pycache__(/.*)?)$|\.pyc\.\d+$|\.cpython-[^/]*$"
+)
 _CACHE = re.compile(
     r"/\.cache(/|$)|^/var/cache/|/torchinductor_|/\.triton(/|$)|/\.nv(/|$)|/\.keras(/|$)"
     r"|/\.config/matplotlib|/\.torch(/|$)|/\.theano|/\.dgl(/|$)|/numba_cache|/torch_extensions"
@@ -57,8 +61,10 @@ _FETCHERS = frozenset(
     "curl wget nc ncat netcat nc.openbsd nc.traditional ssh scp sftp socat ftp tftp telnet rsync "
     "aria2c lynx".split()
 )
-_BINARIES = re.compile(r"^(/usr(/local)?)?/s?bin/[^/]+$|^/usr/(lib|libexec)/gcc/|^/opt/[^/]+/bin/[^/]+$"
-                       r"|/(anaconda|miniconda|miniforge|conda)[^/]*/(envs/[^/]+/)?bin/[^/]+$")
+_BINARIES = re.compile(
+    r"^(/usr(/local)?)?/s?bin/[^/]+$|^/usr/(lib|libexec)/gcc/|^/opt/[^/]+/bin/[^/]+$"
+    r"|/(anaconda|miniconda|miniforge|conda)[^/]*/(envs/[^/]+/)?bin/[^/]+$"
+)
 _PYTHON_NAME = re.compile(r"^python[0-9.]*$")
 
 

@@ -113,7 +113,7 @@ class Load:
     def calls(self) -> npt.NDArray[np.uint64]:
         """Calls of the loading thread that count, by number; shape (512,)."""
         within = self.counters[Bank.WITHIN]
-        return within if self.data_only else within + self.counters[Bank.OUTSIDE]
+        return np.asarray(within if self.data_only else within + self.counters[Bank.OUTSIDE])
 
     def remember_file(self, tid: int, fd: int, path: str) -> None:
         """Note what a descriptor is, for the map of executable memory that may follow."""

@@ -25,9 +25,7 @@ class AlertLog:
 
     def _open(self) -> int:
         try:
-            return os.open(
-                self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640
-            )
+            return os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
             raise DynahugError(
                 f"cannot write the alert log {self._path}: {error.strerror}"

@@ -46,9 +46,13 @@ class Tally:
         default_factory=lambda: Histogram((0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 10, 30, 60, 300))
     )
     latency: Histogram = field(
-        default_factory=lambda: Histogram((0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5))
+        default_factory=lambda: Histogram(
+            (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+        )
     )
-    score: Histogram = field(default_factory=lambda: Histogram((0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 9, 12)))
+    score: Histogram = field(
+        default_factory=lambda: Histogram((0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 9, 12))
+    )
 
     def take_batch(self, batch: Batch) -> None:
         """Count the records of a batch."""

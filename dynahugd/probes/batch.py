@@ -41,7 +41,7 @@ class Batch:
     hop : whether all open loads are in ``states``, not only those with records.
     records : shape (n,), dtype ``layout.RECORD``, in the order of the ring.
     states : shape (m,), dtype ``layout.LOAD``: slots as they were after the records were read.
-    counters : uint64, shape (m, 3, 512): calls of these loads by bank and number, since their begin.
+    counters : uint64, shape (m, 3, 512): calls of these loads by bank and number since they began.
     facts : about the loads that begin in this batch.
     lost : uint64, shape (len(Loss),): total losses since the start.
     """

@@ -159,7 +159,7 @@ class Interpreters:
         )
 
     def consider(self, tgid: int, text: str) -> None:
-        """A process shows itself as an ML process by executing or opening ``text`` (may be empty)."""
+        """A process shows that it is an ML process by executing or opening ``text`` (or ``''``)."""
         exe = f"/proc/{tgid}/exe"
         try:
             target = os.readlink(exe)
@@ -257,7 +257,7 @@ class Interpreters:
                 with open(f"/proc/{entry}/maps", "rb") as maps:
                     for line in maps:
                         fields = line.split(None, 5)
-                        # The device in maps is the superblock's, which overlays do not show: by inode.
+                        # The device in maps is the superblock's, not what an overlay shows.
                         if len(fields) > 4 and int(fields[4]) in inodes:
                             used.add(inodes[int(fields[4])])
             except OSError:

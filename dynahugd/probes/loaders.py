@@ -151,7 +151,7 @@ def _load_bcc(maps: dict[str, int], multi: bool) -> Programs:
     words: list[str] = []
     try:
         with _captured_stderr(words):
-            module = bcc.BPF(text=source.read_text(), cflags=flags)
+            module = bcc.BPF(text=source.read_bytes(), cflags=flags)
             fds = {
                 name: module.load_func(
                     name.encode(),

@@ -9,6 +9,7 @@ import mmap
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -76,11 +77,13 @@ class Maps:
         self.counters: npt.NDArray[np.uint64] = self._shared(
             "counters", layout.COUNTERS, sizes.loads
         )["calls"]
-        self.losses = self._shared("losses", np.dtype("<u8"), len(layout.Loss))
+        self.losses: npt.NDArray[np.uint64] = self._shared(
+            "losses", np.dtype("<u8"), len(layout.Loss)
+        )
         for slot in range(sizes.loads):
             self.release(slot)
 
-    def _shared(self, name: str, dtype: np.dtype[np.void], entries: int) -> npt.NDArray[np.void]:
+    def _shared(self, name: str, dtype: np.dtype[Any], entries: int) -> npt.NDArray[Any]:
         # The mapping outlives the descriptor and goes with the array; it is never resized.
         length = -(-dtype.itemsize * entries // mmap.PAGESIZE) * mmap.PAGESIZE
         area = mmap.mmap(self.fds[name], length, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)

@@ -143,8 +143,9 @@ class Probe:
             return np.flatnonzero(self.maps.loads["state"] != State.FREE)
         ids = np.unique(records["load"][records["load"] != 0])
         slots = (ids & _SLOT).astype(np.intp)
-        slots = slots[slots < self.options.sizes.loads]
-        return slots[self.maps.loads["id"][slots] == ids[: slots.size]]
+        known = slots < self.options.sizes.loads
+        slots, ids = slots[known], ids[known]
+        return np.asarray(slots[self.maps.loads["id"][slots] == ids])
 
     def _end_idle(self, now: int) -> None:
         """End the loads whose thread has left the descriptor alone, or whose process is gone."""

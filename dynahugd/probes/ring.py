@@ -6,7 +6,7 @@ header of 8 bytes: its length, with the top bits for *busy* (being written) and 
 
 Memory order: the producer writes the record, clears the busy bit and moves its position with a
 release store; the kernel's contract asks the consumer for an acquire load of both. On x86-64 loads
-are not reordered with loads, so plain loads do. arm64 may reorder them: there a record could be read
+are not reordered with loads, so plain loads do. arm64 may reorder them: a record could be read
 before the header that declares it complete. Between reading the headers and reading the records we
 make a system call-free but full barrier available to Python: a lock acquire and release, which is
 an acquire-release pair on every architecture that CPython supports. The consumer's position is
