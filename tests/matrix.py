@@ -47,7 +47,7 @@ def _summary(verdict: Verdict) -> str:
 def perform_under(
     daemon: RunningDaemon, behaviour: Behaviour, folder: Path, python: str, cgroup: int | None
 ) -> Outcome:
-    """Perform a behaviour once; every verdict on the control group's loads meanwhile is about it."""
+    """Perform a behaviour once; verdicts on the control group's loads meanwhile are about it."""
     outcome = Outcome(behaviour, rounds=1)
     before = len(daemon.verdicts)
     # What an earlier load left running may still speak: only verdicts on later loads count.

@@ -46,6 +46,10 @@ _SYSTEM = re.compile(
     r"|mime\.types|machine-id|os-release|debian_version|lsb-release|locale|ssl|ca-certificates"
     r"|fonts|python|magic|protocols|services|OpenCL|nvidia)"
 )
+#: Shared memory by the names that torch, multiprocessing and joblib give it.
+_TENSOR = re.compile(
+    r"^/dev/shm/(torch_\d+_\d+_\d+|psm_\w+|(sem\.)?mp-\w+|pymp-[\w-]+|joblib_memmapping_folder_.*)$"
+)
 _MEMORY_OF_PROCESS = re.compile(r"^/proc/(self|thread-self|\d+)(/task/\d+)?/(mem|environ|pagemap)$")
 
 _SHELLS = frozenset("sh bash dash zsh ksh csh tcsh fish busybox ash".split())
@@ -77,7 +81,7 @@ def _normal(path: str, cwd: str) -> str:
 
 def _common(path: str, model_folder: str) -> str:
     if path.startswith("/dev/shm/"):
-        return "shm"
+        return "tensor" if _TENSOR.match(path) else "shm"
     if path.startswith("/dev/"):
         return "device"
     if path.startswith("/sys/"):
@@ -160,6 +164,8 @@ def program(path: str, cwd: str) -> str:
     return "compiler" if "/gcc/" in path else "other"
 
 
+#: Sockets over which multiprocessing and torch pass objects between processes.
+_QUEUE = re.compile(r"(^|/)listener-[^/]{8}$|/torch-shm-dir-[^/]{6}/manager\.sock$")
 _UNIX_SYSTEM = re.compile(
     r"^(/var)?/run/(nscd/socket|uuidd/request|systemd/(journal|notify|userdb|resolve)/?.*"
     r"|dbus/system_bus_socket)$|^/dev/log$"
@@ -176,7 +182,7 @@ def scope(raw: bytes) -> tuple[str, str]:
         text = os.fsdecode(name)
         if _UNIX_SYSTEM.match(text):
             return "unix_system", f"unix:{text}"
-        if re.search(r"(^|/)listener-[^/]{8}$", text):
+        if _QUEUE.search(text):
             return "unix_queue", f"unix:{text}"
         return "unix", f"unix:{text}"
     if family == 2 and len(raw) >= 8:

@@ -25,11 +25,11 @@ CONTEXT = re.compile(
 
 #: Columns whose first appearance is weak evidence: ordinary work, which differs from host to host.
 _MILD = re.compile(
-    r"^((child\.)?(read|seek)\.(python|system|source|proc|sys|device|cache|model|shm|temporary|home"
+    r"^((child\.)?(read|seek)\.(python|system|source|proc|sys|device|cache|model|shm|tensor|temporary|home"
     r"|dotfile|other|accounts)"
     r"|(child\.)?(map\.(python|system|cache))"
     r"|(child\.)?birth\.thread|(child\.)?call\.prctl_(name|dumpable|deathsig)"
-    r"|(child\.)?(write|folder|rename|remove|mode)\.(bytecode|device|cache)"
+    r"|(child\.)?(write|folder|rename|remove|mode)\.(bytecode|device|cache|tensor)"
     r"|(child\.)?(connect|send)\.(unix_system|unix_queue|netlink|none)"
     r"|global\.(known|standard|library|package)|calls\..*|format\..*)$"
 )
@@ -60,11 +60,15 @@ class Row:
     counts: dict[str, int]
 
 
+#: Acts remembered for the window: a payload may make millions, and the last ones tell enough.
+_RECENT = 65536
+
+
 @dataclass(slots=True)
 class _State:
     columns: Counter[str] = field(default_factory=Counter)
     first: dict[str, Act] = field(default_factory=dict)
-    recent: deque[tuple[int, str]] = field(default_factory=deque)
+    recent: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=_RECENT))
     snapshots: deque[tuple[int, npt.NDArray[np.uint64]]] = field(default_factory=deque)
 
 

@@ -15,6 +15,8 @@ __all__ = ["Act", "Load"]
 
 #: Descriptors of files remembered for naming what is mapped as code.
 _OPEN_FILES = 256
+#: Acts of a load that are kept: a payload may make millions. Their counts are kept elsewhere.
+_ACTS = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,11 @@ class Load:
         """Calls of the loading thread that count, by number; shape (512,)."""
         within = self.counters[Bank.WITHIN]
         return np.asarray(within if self.data_only else within + self.counters[Bank.OUTSIDE])
+
+    def remember(self, act: Act) -> None:
+        """Keep an act, up to a limit."""
+        if len(self.acts) < _ACTS:
+            self.acts.append(act)
 
     def remember_file(self, tid: int, fd: int, path: str) -> None:
         """Note what a descriptor is, for the map of executable memory that may follow."""

@@ -96,7 +96,7 @@ class Tracker:
                 act = self._act(record)
                 load.inside |= act.inside
                 update.acts.append(act)
-                load.acts.append(act)
+                load.remember(act)
         self._take_states(batch, updates)
         self._close(batch.time, updates)
         return list(updates.values())

@@ -26,6 +26,9 @@ _COMPRESSED = (
 _ZLIB = (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda")
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".p", ".dill", ".joblib", ".jbl", ".pt", ".pth", ".bin")
 
+#: ... of which these are used for nothing else.
+_SURELY_PICKLE = (".pkl", ".pickle", ".dill", ".joblib", ".jbl")
+
 #: Formats that hold no code: only what an unpickling inside such a load does can be a payload.
 DATA_ONLY = frozenset({"npy", "npz", "hdf5", "safetensors", "gguf", "onnx"})
 
@@ -62,12 +65,16 @@ def _identify_zip(head: bytes) -> str:
     return "zip"
 
 
-def identify(head: bytes, path: str) -> str:
+def identify(head: bytes | None, path: str) -> str:
     """The format of a file by its first ``HEAD`` bytes; the path only where these do not tell.
+
+    None stands for a file that is out of reach, as when its process has gone.
 
     Returns one of ``FORMATS``. The path is hostile text and is only compared.
     """
     lower = path.lower()
+    if head is None:
+        return "pickle" if lower.endswith(_SURELY_PICKLE) else "unknown"
     if head.startswith(b"PK\x03\x04"):
         return _identify_zip(head)
     if head.startswith(b"\x93NUMPY"):
@@ -95,8 +102,8 @@ def identify(head: bytes, path: str) -> str:
     return "unknown"
 
 
-def read_head(*candidates: str) -> bytes:
-    """The first bytes of the first candidate that is a readable regular file, or nothing.
+def read_head(*candidates: str) -> bytes | None:
+    """The first bytes of the first candidate that is a readable regular file, or None.
 
     The file belongs to a watched process and is hostile: nothing but a regular file is opened,
     and never in a way that could block.
@@ -114,4 +121,4 @@ def read_head(*candidates: str) -> bytes:
             continue
         finally:
             os.close(fd)
-    return b""
+    return None

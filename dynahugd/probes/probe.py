@@ -48,6 +48,10 @@ class Options:
     rejoin: float = 1.0
 
 
+#: Processes whose executable is remembered.
+_EXES = 4096
+
+
 def decode(text: bytes) -> str:
     """Bytes of a watched process as text that can be encoded back (surrogate escapes)."""
     return os.fsdecode(text.split(b"\0", 1)[0])
@@ -85,6 +89,7 @@ class Probe:
         except BaseException:
             self.close()
             raise
+        self._exes: dict[int, str] = {}
         self._next_hop = time.monotonic()
         self._next_release = time.monotonic() + _RELEASE_EVERY
 
@@ -126,7 +131,9 @@ class Probe:
             if record["kind"] == Kind.BEGIN:
                 facts.append(self._fact(record))
             else:
-                self.interpreters.consider(int(record["tgid"]), decode(record["text"].tobytes()))
+                tgid = int(record["tgid"])
+                self._remember_exe(tgid)
+                self.interpreters.consider(tgid, decode(record["text"].tobytes()))
         slots = self._slots(records, hop)
         return Batch(
             time.monotonic_ns(),
@@ -137,6 +144,12 @@ class Probe:
             tuple(facts),
             self.maps.losses.copy(),
         )
+
+    def _remember_exe(self, tgid: int) -> None:
+        """Short-lived processes are gone before their load is looked at."""
+        if len(self._exes) >= _EXES:
+            del self._exes[next(iter(self._exes))]
+        self._exes[tgid] = _readlink(f"/proc/{tgid}/exe")
 
     def _slots(self, records: npt.NDArray[np.void], hop: bool) -> npt.NDArray[np.intp]:
         if hop:
@@ -164,7 +177,7 @@ class Probe:
 
     def _fact(self, record: np.void) -> Fact:
         tgid, load = int(record["tgid"]), int(record["load"])
-        exe = _readlink(f"/proc/{tgid}/exe")
+        exe = _readlink(f"/proc/{tgid}/exe") or self._exes.get(tgid, "")
         cwd = _readlink(f"/proc/{tgid}/cwd")
         if int(record["flags"]) & Flag.MEMORY:
             return Fact(load, exe, cwd, "", "memory")

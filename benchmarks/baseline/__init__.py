@@ -1,0 +1,1 @@
+"""The benign workload that the embedded baseline is trained from."""

@@ -1,0 +1,86 @@
+"""Where loads happen: the interpreters of this machine, and the circumstances of a process."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+__all__ = ["NOBODY", "Host", "installed", "make_host"]
+
+#: A plain user that every host has.
+NOBODY = 65534
+
+#: CPython versions that dynahugd covers.
+_VERSIONS = [f"3.{minor}" for minor in range(8, 14)]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Circumstances of one process, all below `folder`."""
+
+    folder: Path
+    python: str
+    flags: tuple[str, ...]
+    environment: dict[str, str]
+    cwd: Path
+    uid: int
+
+    def give(self) -> None:
+        """Let the user of the process own what has been made for it."""
+        if self.uid != os.geteuid():
+            for place, _, files in os.walk(self.folder):
+                for path in (place, *(os.path.join(place, name) for name in files)):
+                    os.chown(path, self.uid, self.uid)
+
+    def remove(self) -> None:
+        """Delete what the process was given and what it has left."""
+        shutil.rmtree(self.folder)
+
+
+def installed() -> tuple[list[str], list[str]]:
+    """This interpreter and one of pyenv's for each version; the versions that are not there."""
+    root = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    found: dict[str, str] = {}
+    for path in sorted(root.glob("3.*/bin/python")):
+        if version := re.match(r"3\.\d+", path.parts[-3]):
+            found[version[0]] = str(path)
+    pythons = [sys.executable, *(found[version] for version in _VERSIONS if version in found)]
+    return pythons, [version for version in _VERSIONS if version not in found]
+
+
+def make_host(folder: Path, python: str, rng: Random) -> Host:
+    """Choose circumstances and make the folders that they need."""
+    bare = python != sys.executable
+    home, scratch = folder / "home", folder / "tmp"
+    for place in (home / ".cache", scratch):
+        place.mkdir(parents=True)
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(home)}
+    environment["TMPDIR"] = str(scratch if rng.random() < 0.5 else folder.parent)
+    environment["LANG"] = rng.choice(("C.UTF-8", "C", "en_US.UTF-8"))
+    for name, value, share in (
+        ("OMP_NUM_THREADS", "1", 0.3),
+        ("MALLOC_ARENA_MAX", "2", 0.2),
+        ("PYTHONDONTWRITEBYTECODE", "1", 0.3),
+        ("PYTHONUNBUFFERED", "1", 0.2),
+        ("PYTHONHASHSEED", "0", 0.2),
+        ("XDG_CACHE_HOME", str(home / ".cache"), 0.2),
+        ("TZ", "Europe/Berlin", 0.2),
+    ):
+        if rng.random() < share:
+            environment[name] = value
+    flags = rng.choice(((), (), (), ("-B",), ("-u",), ("-I",), ("-s",), ("-S",) if bare else ()))
+    # pyenv's interpreters lie in a home that nobody else may enter.
+    plain = os.geteuid() == 0 and not bare and rng.random() < 0.3
+    return Host(
+        folder=folder,
+        python=python,
+        flags=flags,
+        environment=environment,
+        cwd=rng.choice((folder, home, Path("/"))),
+        uid=NOBODY if plain else os.geteuid(),
+    )
