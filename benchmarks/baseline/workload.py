@@ -17,11 +17,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from benchmarks.baseline.hosts import Host, installed, make_host
 from benchmarks.baseline.programs import arrays, crowds, estimators, pickles, tensors, users
@@ -63,7 +64,7 @@ class Children:
         self._lock = threading.Lock()
         self._stopped = False
 
-    def run(self, host: Host, family: str, action: str, items: list[Item]) -> list[object]:
+    def run(self, host: Host, family: str, action: str, items: list[Item]) -> list[Any]:
         """What ``run.py`` says about a plan."""
         plan = host.folder / "plan.json"
         plan.write_text(json.dumps({"family": family, "action": action, "items": items}))
@@ -97,14 +98,12 @@ class Children:
             last = err.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
             message = last[0].removeprefix("RuntimeError: ")
             raise WorkloadError(f"{message} (family {family}, {host.python})")
-        answer: list[object] = json.loads(out.splitlines()[-1])
+        answer: list[Any] = json.loads(out.splitlines()[-1])
         return answer
 
     def _end(self, process: subprocess.Popen[str]) -> None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it has left behind
         process.wait()
         with self._lock:
             self._running.discard(process)
@@ -126,10 +125,9 @@ class Tally:
     loads: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def add(self, results: list[object]) -> None:
+    def add(self, results: list[Any]) -> None:
         """Take in what `Children.run` gave for ``load`` or ``both``."""
-        for result in results:
-            name, loads, seconds = result  # type: ignore[misc]
+        for name, loads, seconds in results:
             self.loads[name] += loads
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
             self.left[name] -= 1
@@ -215,7 +213,7 @@ class Workload:
             for (_, (name, _, seed, times)), path in zip(jobs, paths, strict=True)
         ]
 
-    def _load(self, host: Host, family: str, action: str, items: list[Item]) -> list[object]:
+    def _load(self, host: Host, family: str, action: str, items: list[Item]) -> list[Any]:
         try:
             return self._children.run(host, family, action, items)
         finally:
@@ -224,8 +222,8 @@ class Workload:
     def perform(self, processes: int) -> None:
         """Perform everything, so many processes at a time; raises `WorkloadError`."""
         with ThreadPoolExecutor(processes) as pool:
-            making: dict[Future[list[Item]], tuple[str, list[Host]]] = {}
-            loading: set[Future[list[object]]] = set()
+            making: dict[Future[list[Any]], tuple[str, list[Host]]] = {}
+            loading: set[Future[list[Any]]] = set()
             for family in self._kinds:
                 for python, jobs in self._fresh(family):
                     made = pool.submit(self._make, python, family, jobs)
@@ -235,15 +233,14 @@ class Workload:
                     loading.add(pool.submit(self._load, host, family, "both", items))
             try:
                 while making or loading:
-                    done, _ = wait([*making, *loading], return_when=FIRST_COMPLETED)
-                    for future in done:
-                        if future in loading:
-                            loading.discard(future)
-                            self.tally.add(future.result())
-                            continue
-                        family, hosts = making.pop(future)
-                        for host, item in zip(hosts, future.result(), strict=True):
+                    wait(loading | making.keys(), return_when=FIRST_COMPLETED)
+                    for made in [future for future in making if future.done()]:
+                        family, hosts = making.pop(made)
+                        for host, item in zip(hosts, made.result(), strict=True):
                             loading.add(pool.submit(self._load, host, family, "load", [item]))
+                    for loaded in [future for future in loading if future.done()]:
+                        loading.discard(loaded)
+                        self.tally.add(loaded.result())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._children.stop()
@@ -296,8 +293,8 @@ def _perform(arguments: argparse.Namespace) -> None:
         for version in workload.missing:
             print(f"CPython {version} is not installed by pyenv: skipped")
         workload.perform((os.cpu_count() or 1) + 1)
-    loads = workload.tally.loads.total()
-    print(f"{loads} loads of {len(workload.tally.loads)} kinds in {time.monotonic() - started:.0f} s")
+    loads, seconds = workload.tally.loads, time.monotonic() - started
+    print(f"{loads.total()} loads of {len(loads)} kinds in {seconds:.0f} s")
 
 
 def main() -> int:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--linger", type=float, metavar="S", help="seconds a load's children are followed (30)"
     )
     add_probe(parser)
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND...")
+    parser.add_argument("program", nargs=argparse.REMAINDER, metavar="-- COMMAND...")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
     from dynahugd.probes.probe import Probe
     from dynahugd.recording import Recorder
 
-    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    command = arguments.program[1:] if arguments.program[:1] == ["--"] else arguments.program
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     if not command:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pickle
 import statistics
 import tempfile
@@ -116,8 +117,7 @@ def _hdf5(most: int, **options: Any) -> Callable[[Path, Random], Any]:
 
 
 def _by_value(path: Path, rng: Random) -> None:
-    import cloudpickle
-
+    cloudpickle = importlib.import_module("cloudpickle")
     rate = rng.random()
     value = {"scale": lambda x: x * rate, "mean": statistics.mean, "state": plain(rng)}
     path.write_bytes(cloudpickle.dumps(value))

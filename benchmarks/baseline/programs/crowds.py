@@ -263,6 +263,6 @@ _SINGLE: Dict[str, Callable[[Path], Any]] = {
 KINDS = (
     *(_row(name, load) for name, load in _MANY.items()),
     *(_row(name, load, 10, 16) for name, load in _SINGLE.items()),
-    _row("process_pool_spawn", _pool("spawn"), 3, 3),
-    _row("process_pool_forkserver", _pool("forkserver"), 3, 3),
+    _row("process_pool_spawn", _pool("spawn"), 3, 4),
+    _row("process_pool_forkserver", _pool("forkserver"), 3, 4),
 )

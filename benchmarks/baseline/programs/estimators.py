@@ -65,10 +65,7 @@ def _search(rng: Random) -> Any:
 
 
 def _scipy(rng: Random) -> Any:
-    import scipy.interpolate
-    import scipy.sparse
-    import scipy.stats
-
+    scipy: Any = importlib.import_module("scipy")  # its parts import themselves
     steps = sorted({rng.random() for _ in range(12)})
     return {
         "matrix": scipy.sparse.random(30, 30, 0.1, "csr"),
@@ -127,8 +124,8 @@ _ESTIMATORS: Dict[str, Callable[[Random], Any]] = {
 }
 
 KINDS = (
-    *(Kind("sklearn_" + name, _dump(make), _load, 2, 9) for name, make in _ESTIMATORS.items()),
-    Kind("sklearn_forked", _dump(_columns), forked(_load), 1, 9),
+    *(Kind("sklearn_" + name, _dump(make), _load, 3, 22) for name, make in _ESTIMATORS.items()),
+    Kind("sklearn_forked", _dump(_columns), forked(_load), 1, 24),
     Kind("sklearn_busy", _dump(_text), busy(_load, 4), 1, 6),
     Kind(
         "user_imports_sklearn",
@@ -142,8 +139,8 @@ KINDS = (
         "user_imports_scipy",
         module("import scipy.optimize\nimport scipy.signal\n"),
         beside(pickles.load),
-        3,
-        10,
+        5,
+        20,
         1,
     ),
 )

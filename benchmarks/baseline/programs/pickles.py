@@ -163,7 +163,7 @@ def _opened(opener: Callable[..., Any]) -> Load:
 
 def _pure_python(path: Path) -> None:
     with open(path, "rb") as file:
-        pickle._Unpickler(file).load()  # type: ignore[attr-defined]
+        pickle._Unpickler(file).load()
 
 
 class _Restricted(pickle.Unpickler):
@@ -268,7 +268,7 @@ def _load_out_of_band(path: Path) -> None:
 
 def _extended() -> None:
     # A number of the private range for a class, which the loader has to register too.
-    if (_EXTENSION not in copyreg._inverted_registry):  # type: ignore[attr-defined]
+    if _EXTENSION not in copyreg._inverted_registry:  # type: ignore[attr-defined]
         copyreg.add_extension("collections", "OrderedDict", _EXTENSION)
 
 

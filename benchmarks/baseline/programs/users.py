@@ -105,5 +105,9 @@ KINDS = (
         _row("class_" + name, module("", body), _RAISES if "raises" in name else pickles.load)
         for name, body in CLASSES.items()
     ),
-    _row("import_fails", module('raise ImportError("needs a GPU")\n'), pickles.failing(pickles.load, ImportError)),
+    _row(
+        "import_fails",
+        module('raise ImportError("needs a GPU")\n'),
+        pickles.failing(pickles.load, ImportError),
+    ),
 )
