@@ -15,6 +15,11 @@
 #define AT_FDCWD_ -100
 #define O_ACCMODE_ 3
 #define O_WRONLY_ 1
+#if defined(DYNAHUG_X86)
+#define O_NO_DATA_ 0x210000 /* O_PATH, O_DIRECTORY: nothing can be read */
+#else
+#define O_NO_DATA_ 0x204000
+#endif
 #define PROT_EXEC_ 4
 #define AF_UNIX_ 1
 #define CLONE_THREAD_ 0x00010000
@@ -761,7 +766,8 @@ int dh_opened(struct exit_args *ctx)
 			report_runtime(t, s, n);
 	}
 	if (ret >= 0 && n > 0 && t->flags & DH_TASK_ML && !t->depth &&
-	    (t->open_flags & O_ACCMODE_) != O_WRONLY_ && is_model(s, n)) {
+	    (t->open_flags & O_ACCMODE_) != O_WRONLY_ && !(t->open_flags & O_NO_DATA_) &&
+	    is_model(s, n)) {
 		emancipate(t);
 		if (!(t->flags & DH_TASK_CHILD)) {
 			current_load(t);

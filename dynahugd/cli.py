@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 
@@ -45,17 +46,31 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status."""
-    given = parser().parse_args(arguments)
     try:
-        status: int = COMMANDS[given.command].run(given)
-        sys.stdout.flush()
+        status = _run(arguments)
+        if sys.stdout is not None:  # as after >&-
+            sys.stdout.flush()
     except DynahugError as error:
         print(f"dynahugd: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # Whoever read us has gone: nothing more to say, also not at interpreter exit.
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        # What is left in the buffer must not be tried again at interpreter exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if error.errno == errno.EPIPE:  # whoever read us has gone, and wants no more
+            return 0
+        print(f"dynahugd: {error.strerror}: make room and try again", file=sys.stderr)
+        return 1
+    return status
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        given = parser().parse_args(arguments)
+    except SystemExit as end:  # --help, --version or wrong usage, said already
+        return int(end.code or 0)
+    status: int = COMMANDS[given.command].run(given)
     return status

@@ -8,6 +8,8 @@ schema's metadata.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -18,8 +20,10 @@ import pyarrow.parquet as pq
 
 from dynahugd import __version__
 from dynahugd.errors import DynahugError
+from dynahugd.escape import escape
 from dynahugd.probes import layout, syscalls
 from dynahugd.probes.batch import Batch, Fact
+from dynahugd.probes.formats import FORMATS
 from dynahugd.probes.layout import Kind
 
 __all__ = ["Recorder", "architecture", "read"]
@@ -63,10 +67,14 @@ class Recorder:
                 b"kernel": os.uname().release.encode(),
             }
         )
+        # Opened here: Arrow takes no paths that are not UTF-8.
         try:
-            self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd")
+            self._file = io.FileIO(self._partial, "wb")
         except OSError as error:
-            raise DynahugError(f"cannot write {self._path}: {error}") from error
+            raise DynahugError(f"cannot write {escape(self._path)}: {error.strerror}") from error
+        self._writer = pq.ParquetWriter(
+            self._file, schema, compression="zstd", write_page_checksum=True
+        )
         self._schema = schema
         self._rows: list[dict[str, Any]] = []
         self._batch = 0
@@ -137,39 +145,48 @@ class Recorder:
         """Finish the file."""
         self._flush()
         self._writer.close()
+        self._file.close()
         os.replace(self._partial, self._path)
 
 
-def _open(path: str | os.PathLike[str]) -> pq.ParquetFile:
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[pq.ParquetFile]:
+    name = escape(os.fspath(path))
     try:
-        file = pq.ParquetFile(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DynahugError(f"{os.fspath(path)} is not a readable recording: {error}") from error
-    metadata = file.schema_arrow.metadata or {}
-    version = metadata.get(b"dynahugd-recording")
-    if version is None:
-        raise DynahugError(f"{os.fspath(path)} is Parquet, but not a recording of dynahugd")
-    if version != _VERSION:
-        raise DynahugError(
-            f"{os.fspath(path)} is a recording of version {version.decode(errors='replace')}, this "
-            f"program reads {_VERSION.decode()}: update dynahugd"
-        )
-    return file
+        with open(path, "rb") as source:
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            version = (file.schema_arrow.metadata or {}).get(b"dynahugd-recording")
+            if version is None:
+                raise DynahugError(f"{name} is Parquet, but not a recording of dynahugd")
+            if version != _VERSION:
+                raise DynahugError(
+                    f"{name} is a recording of version {escape(version.decode(errors='replace'))}, "
+                    f"this program reads {_VERSION.decode()}: update dynahugd"
+                )
+            if file.schema_arrow.names != _SCHEMA.names:
+                raise ValueError("its columns are not those of a recording")
+            yield file
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise DynahugError(f"cannot read the recording {name}: {error.strerror}") from error
+        what = escape(str(error).strip())
+        raise DynahugError(f"{name} is damaged or no recording: {what}") from error
 
 
 def architecture(path: str | os.PathLike[str]) -> str:
     """The architecture that a recording was made on."""
-    metadata: dict[bytes, bytes] = _open(path).schema_arrow.metadata
-    name = metadata.get(b"architecture", b"").decode(errors="replace")
+    with _opened(path) as file:
+        name: str = file.schema_arrow.metadata.get(b"architecture", b"").decode(errors="replace")
     if name not in ("x86_64", "aarch64"):
-        raise DynahugError(f"{os.fspath(path)} was recorded on an unknown architecture {name!r}")
+        raise DynahugError(
+            f"{escape(os.fspath(path))} was recorded on an unknown architecture {name!r}"
+        )
     return name
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[Batch]:
     """The batches of a recording, in order."""
-    file = _open(path)
-    try:
+    with _opened(path) as file:
         pending: list[dict[str, Any]] = []
         for group in range(file.num_row_groups):
             for row in file.read_row_group(group).to_pylist():
@@ -179,16 +196,21 @@ def read(path: str | os.PathLike[str]) -> Iterator[Batch]:
                 pending.append(row)
         if pending:
             yield _assemble(pending)
-    except (pa.ArrowException, OSError, ValueError, TypeError, IndexError) as error:
-        raise DynahugError(f"{os.fspath(path)} is damaged: {error}") from error
 
 
 def _assemble(rows: list[dict[str, Any]]) -> Batch:
     header = rows[0]
-    records = b"".join(row["data"] for row in rows if row["what"] == _RECORD)
+    if header["what"] != _BATCH or header["time"] is None:
+        raise ValueError("a batch has no header")
+    data = b"".join(row["data"] for row in rows if row["what"] == _RECORD)
+    records = np.frombuffer(data, layout.RECORD)
+    if (records["nr"] >= syscalls.SYSCALLS).any():
+        raise ValueError("a record has no known system call")
     states = [row for row in rows if row["what"] == _STATE]
     counters = np.zeros((len(states), layout.BANKS * 512), np.uint64)
     for position, row in enumerate(states):
+        if len(row["cells"]) != len(row["counts"]):
+            raise ValueError("a state has counts without cells")
         counters[position, row["cells"]] = row["counts"]
     facts = tuple(
         Fact(
@@ -201,10 +223,12 @@ def _assemble(rows: list[dict[str, Any]]) -> Batch:
         for row in rows
         if row["what"] == _FACT
     )
+    if any(fact.format not in FORMATS for fact in facts):
+        raise ValueError("a file has no known format")
     return Batch(
         header["time"],
         header["hop"],
-        np.frombuffer(records, layout.RECORD),
+        records,
         np.frombuffer(b"".join(row["data"] for row in states), layout.LOAD),
         counters.reshape(len(states), layout.BANKS, 512),
         facts,

@@ -87,6 +87,7 @@ def evidence_for(reasons: tuple[Reason, ...], first: dict[str, Act]) -> tuple[Ev
 
 
 _VERBS = {
+    "attempt": "tried to execute a program of class",
     "execute": "executed a program of class",
     "connect": "connected to an address of class",
     "bind": "bound a socket to an address of class",

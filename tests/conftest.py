@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import RunningDaemon
+from tests.harness import RunningDaemon, own_cgroup
 
 LOADERS = ("libbpf", "bcc")
 
@@ -33,3 +33,13 @@ def daemon(
     """A daemon with the embedded baseline, under each loader."""
     with RunningDaemon(tmp_path_factory.mktemp("daemon"), "--loader", request.param) as running:
         yield running
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _alone() -> Iterator[None]:
+    """What the tests do is told apart from other loads of this host."""
+    if _can_trace():
+        with own_cgroup():
+            yield
+    else:
+        yield

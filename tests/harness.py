@@ -20,26 +20,41 @@ from typing import Any
 Verdict = dict[str, Any]
 
 
+def _cgroup() -> tuple[Path, Path] | None:
+    """The root of the cgroup2 hierarchy and the group of this process, where there is one."""
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    roots = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"]
+    if not roots:
+        return None
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    home = next(line for line in lines if line.startswith("0::")).removeprefix("0::/")
+    return roots[0], roots[0] / home
+
+
+def cgroup_id() -> int | None:
+    """The id of this process' control group, as records and verdicts give it."""
+    found = _cgroup()
+    return found[1].stat().st_ino if found else None
+
+
 @contextmanager
 def own_cgroup() -> Iterator[int | None]:
     """A control group for this process and its children, so that loads of others are told apart.
 
-    Yields its id as verdicts give it; None where there is no cgroup2 that we may write to.
+    Yields its id; None where there is no cgroup2 that we may write to.
     """
-    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-    roots = [Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"]
-    if not roots or not os.access(roots[0], os.W_OK):
+    found = _cgroup()
+    if not found or not os.access(found[0], os.W_OK):
         yield None
         return
-    lines = Path("/proc/self/cgroup").read_text().splitlines()
-    home = next(line for line in lines if line.startswith("0::")).removeprefix("0::/")
-    group = roots[0] / f"dynahugd-tests-{os.getpid()}"
+    root, home = found
+    group = root / f"dynahugd-tests-{os.getpid()}"
     group.mkdir()
     try:
         (group / "cgroup.procs").write_text(str(os.getpid()))
         yield group.stat().st_ino
     finally:
-        (roots[0] / home / "cgroup.procs").write_text(str(os.getpid()))
+        (home / "cgroup.procs").write_text(str(os.getpid()))
         for _ in range(50):  # what a load left behind goes first
             try:
                 group.rmdir()

@@ -17,6 +17,7 @@ from dynahugd.probes.layout import Bank, Kind, Loss
 from dynahugd.probes.maps import Sizes
 from dynahugd.probes.probe import Options, Probe
 from tests.conftest import LOADERS
+from tests.harness import cgroup_id
 
 pytestmark = pytest.mark.ebpf
 
@@ -50,7 +51,8 @@ def watch(
         if quiet and time.monotonic() - quiet > 10:
             break
     assert process.returncode == 0
-    return [load for load in loads.values() if load.is_model]
+    mine = (None, cgroup_id())  # other loads of this host are none of ours
+    return [load for load in loads.values() if load.is_model and load.cgroup in mine]
 
 
 def acts(load: Load, call: str) -> list[str]:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
@@ -26,7 +26,7 @@ from typing import Any
 
 from benchmarks.baseline.hosts import Host, installed, make_host
 from benchmarks.baseline.programs import arrays, crowds, estimators, pickles, tensors, users
-from benchmarks.baseline.programs.kind import Kind, word
+from benchmarks.baseline.programs.kind import KEEP, Kind, word
 
 __all__ = ["FAMILIES", "main"]
 
@@ -45,7 +45,8 @@ _LIVES = 3
 
 _RUN = Path(__file__).parent / "programs" / "run.py"
 _TIMEOUT = 300.0
-_MEMORY = Path("/dev/shm")
+#: A tmpfs; not /dev/shm, where nobody keeps models, and whose files are a class of their own.
+_MEMORY = Path("/run")
 _ON_MEMORY = 0.3
 
 #: Kind, folder or path, seed, times: an item of a plan of ``programs/run.py``.
@@ -102,8 +103,13 @@ class Children:
         return answer
 
     def _end(self, process: subprocess.Popen[str]) -> None:
+        # Trackers of shared memory ignore SIGTERM, and clean up once the others are gone.
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what it has left behind
+            for _ in range(100):
+                os.killpg(process.pid, signal.SIGTERM)
+                process.poll()
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         with self._lock:
             self._running.discard(process)
@@ -114,7 +120,7 @@ class Children:
             self._stopped = True
             for process in self._running:
                 if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)
+                    os.killpg(process.pid, signal.SIGTERM)
 
 
 @dataclass(slots=True)
@@ -154,6 +160,7 @@ class Workload:
         self._scale = scale
         self._roots = roots
         self._children = Children()
+        self._left: deque[tuple[float, Host]] = deque()
         self.tally = Tally()
         self._pythons, self.missing = installed()
 
@@ -166,7 +173,8 @@ class Workload:
         return max(1, round(often * self._scale)) if often else 0
 
     def _item(self, kind: Kind, host: Host, times: int) -> Item:
-        place = host.folder / self._rng.choice(("project", "home", "home/.cache")) / word(self._rng)
+        folder = host.folder / self._rng.choice(("project", "home", "home/.cache"))
+        place = folder / f"{kind.name}-{word(self._rng)}"
         self.tally.left[kind.name] += 1
         return kind.name, str(place), self._rng.getrandbits(40), times
 
@@ -217,7 +225,11 @@ class Workload:
         try:
             return self._children.run(host, family, action, items)
         finally:
-            host.remove()
+            self._left.append((time.monotonic(), host))
+
+    def _clean(self) -> None:
+        while self._left and self._left[0][0] < time.monotonic() - KEEP:
+            self._left.popleft()[1].remove()
 
     def perform(self, processes: int) -> None:
         """Perform everything, so many processes at a time; raises `WorkloadError`."""
@@ -241,6 +253,7 @@ class Workload:
                     for loaded in [future for future in loading if future.done()]:
                         loading.discard(loaded)
                         self.tally.add(loaded.result())
+                    self._clean()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 self._children.stop()
@@ -293,6 +306,7 @@ def _perform(arguments: argparse.Namespace) -> None:
         for version in workload.missing:
             print(f"CPython {version} is not installed by pyenv: skipped")
         workload.perform((os.cpu_count() or 1) + 1)
+        time.sleep(KEEP)
     loads, seconds = workload.tally.loads, time.monotonic() - started
     print(f"{loads.total()} loads of {len(loads)} kinds in {seconds:.0f} s")
 

@@ -11,12 +11,14 @@ with the squared distance. To it each column adds that no benign load of the clu
 these have no variance to be measured by, and are the strongest evidence there is.
 
 p-values are split conformal (Vovk et al., *Algorithmic Learning in a Random World*, 2005): the
-share of held-out benign loads that score at least as high; beyond the upper twentieth of these the
-tail is taken as exponential (peaks over threshold), so that scores keep their rank.
+share of the cluster's held-out benign loads that score at least as high. Beyond the upper twentieth
+of these the tail is taken as exponential (peaks over threshold), so that scores keep their rank; but
+never is a p-value below the share of all held-out loads, of whatever cluster, that score as high.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,10 +33,16 @@ __all__ = ["DECISIVE", "MILD", "Baseline", "Calibration", "Cluster", "Reason", "
 
 Floats = npt.NDArray[np.float64]
 
-#: What a never-seen column adds to the score for its presence; each further e-fold of its count
+#: What a column adds to the score for its presence when no benign load ever showed it, when only
+#: loads of other clusters did, and when it is one that tells little. Each further e-fold of its count
 #: adds a tenth of that.
 DECISIVE = 50.0
+ELSEWHERE = 10.0
 MILD = 0.5
+
+#: The tail of the scores falls by 1 / e in at least so much: where all held-out loads are alike, the
+#: first small difference says more about them than about a new load.
+_TAIL = 1.0
 
 _FLOOR = 1e-12
 
@@ -84,10 +92,14 @@ class Calibration:
         if score <= start:
             above = n - int(np.searchsorted(self.scores, score, side="left"))
             return (above + 1) / (n + 1)
-        excess = float(np.mean(self.scores[n - tail :] - start))
-        return max(
-            (tail + 1) / (n + 1) * float(np.exp(-(score - start) / max(excess, 0.05))), _FLOOR
-        )
+        # The median, unlike the mean, does not follow a few loads that are far out.
+        scale = max(float(np.median(self.scores[n - tail :] - start)) / math.log(2), _TAIL)
+        return max((tail + 1) / (n + 1) * math.exp(-(score - start) / scale), _FLOOR)
+
+    def exceeded(self, score: float) -> float:
+        """Share of the held-out loads that score at least this high, in [0, 1)."""
+        n = self.scores.size
+        return (n - int(np.searchsorted(self.scores, score, side="left"))) / (n + 1)
 
 
 def robust(counts: Floats, median: Floats, scale: Floats) -> Floats:
@@ -164,6 +176,7 @@ class Baseline:
     columns : names of the columns, in order.
     contexts : indices of the context columns.
     context_mean, context_scale : shape (contexts,), of log1p counts.
+    pool : scores of the held-out loads of all clusters.
     known_globals : pairs (module, name) that benign pickles resolved.
     metadata : provenance: when, where, from how many loads, versions.
     """
@@ -173,6 +186,7 @@ class Baseline:
     context_mean: Floats
     context_scale: Floats
     clusters: tuple[Cluster, ...]
+    pool: Calibration
     known_globals: frozenset[tuple[str, str]]
     metadata: Mapping[str, Any]
     index: dict[str, int] = field(default_factory=dict)
@@ -213,9 +227,9 @@ class Baseline:
             self.columns[i]: int(vector[0, i])
             for i in np.flatnonzero((vector[0] > 0) & ~cluster.seen)
         } | foreign
-        weights = {name: novelty(name, count) for name, count in novel.items()}
+        weights = {name: novelty(name, name in self.index) * more(count) for name, count in novel.items()}
         score = strangeness + sum(weights.values())
-        p_value = cluster.calibration.p_value(score)
+        p_value = max(cluster.calibration.p_value(score), self.pool.exceeded(score))
         found = self._reasons(cluster, vector[0], novel, weights) if reasons else ()
         return Score(score, p_value, cluster.name, found)
 
@@ -241,8 +255,16 @@ class Baseline:
         return tuple(found[:5])
 
 
-def novelty(column: str, count: int) -> float:
-    """What a column adds that no benign load of the cluster showed."""
+def novelty(column: str, elsewhere: bool) -> float:
+    """What the presence of a column adds that no benign load of the cluster showed.
+
+    ``elsewhere``: a load of another cluster did.
+    """
     if is_mild(column):
-        return MILD * (1 + 0.1 * float(np.log1p(count)))
-    return DECISIVE * (1 + 0.1 * float(np.log1p(count)))
+        return MILD
+    return ELSEWHERE if elsewhere else DECISIVE
+
+
+def more(counts: Any) -> Any:
+    """The factor by which a count above zero raises what its column's presence adds."""
+    return 1 + 0.1 * np.log(np.maximum(counts, 1))

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dynahugd.baseline.model import Baseline, Calibration, Cluster, novelty, robust
+from dynahugd.baseline.model import Baseline, Calibration, Cluster, more, novelty, robust
 from dynahugd.errors import DynahugError
 from dynahugd.features import Row, is_context
 
@@ -28,6 +28,9 @@ Floats = npt.NDArray[np.float64]
 #: A cluster with fewer loads is calibrated by all loads together.
 _OWN_CALIBRATION = 200
 _FORMAT_WEIGHT = 3.0
+#: Variance of a direction of the robust coordinates is taken to be at least this: counts that are
+#: always the same in the recording are not so on every host.
+_VARIANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +39,22 @@ class Recipe:
 
     Attributes
     ----------
-    clusters : number of clusters.
+    clusters : number of clusters at most.
+    least : a cluster has at least so many loads; a smaller one is given up.
     nu : share of benign rows that may lie outside (``OneClassSVM``).
     gamma : kernel width in units of 1 / median squared norm of the whitened rows.
     folds : of the cross-conformal calibration.
+    rows_per_load : of a load's rows, which may be thousands, so many teach.
     rows : at most so many rows enter a one-class SVM; more are sampled.
     seed : of everything random.
     """
 
     clusters: int = 12
+    least: int = 40
     nu: float = 0.01
     gamma: float = 0.1
     folds: int = 5
+    rows_per_load: int = 12
     rows: int = 4000
     seed: int = 0
 
@@ -78,41 +85,38 @@ def train(
     if len(loads) < 50:
         raise DynahugError(f"{len(loads)} loads are too few for a baseline: record at least 50")
     columns = tuple(sorted({name for rows in loads for row in rows for name in row.counts}))
-    index = {name: position for position, name in enumerate(columns)}
-    owner = np.repeat(np.arange(len(loads)), [len(rows) for rows in loads])
-    matrix = np.zeros((owner.size, len(columns)))
-    for position, row in enumerate(row for rows in loads for row in rows):
-        for name, count in row.counts.items():
-            matrix[position, index[name]] = count
+    matrix, owner = _matrix(loads, columns)
+    teaching, final = _teaching(loads, recipe.rows_per_load)
 
     contexts = np.array([i for i, name in enumerate(columns) if is_context(name)], np.intp)
     context = np.log1p(matrix[:, contexts])
-    mean = context.mean(axis=0)
-    scale = np.maximum(context.std(axis=0), 0.5)
+    mean = context[final].mean(axis=0)
+    scale = np.maximum(context[final].std(axis=0), 0.5)
     for position, column in enumerate(contexts):
         if columns[column].startswith("format."):
             scale[position] = 1 / _FORMAT_WEIGHT
-    centres = _centres((context - mean) / scale, recipe)
+    context = (context - mean) / scale
+    centres = _centres(context[final], recipe)
+    labels = _nearest(context, centres)
 
     rng = np.random.default_rng(recipe.seed)
     fold = rng.integers(recipe.folds, size=len(loads))
     held_out = np.full(owner.size, -np.inf)
-    labels = _nearest((context - mean) / scale, centres)
-    weights = np.array([novelty(name, 1) for name in columns])
+    strangest = np.array([novelty(name, False) for name in columns])
+    strange = np.array([novelty(name, True) for name in columns])
     for part in range(recipe.folds):
-        training, test = fold[owner] != part, fold[owner] == part
+        training, test = teaching & (fold[owner] != part), fold[owner] == part
+        elsewhere = (matrix[training] > 0).any(axis=0)
+        weights = np.where(elsewhere, strange, strangest)
         for label in range(len(centres)):
             inside = training & (labels == label)
             rows = test & (labels == label)
-            if not rows.any():
-                continue
-            if np.unique(owner[inside]).size < 5:
+            if not rows.any() or np.unique(owner[inside]).size < 5:
                 continue
             cluster = _fit(matrix[inside], owner[inside], centres[label], "", recipe, rng)
-            strange = cluster.strangeness(matrix[rows])
             novel = (matrix[rows] > 0) & ~cluster.seen
-            extra = novel * weights * (1 + 0.1 * np.log1p(matrix[rows])) / (1 + 0.1 * np.log(2))
-            held_out[rows] = strange + extra.sum(axis=1)
+            extra = (novel * weights * more(matrix[rows])).sum(axis=1)
+            held_out[rows] = cluster.strangeness(matrix[rows]) + extra
 
     scores = np.full(len(loads), -np.inf)
     np.maximum.at(scores, owner, held_out)
@@ -122,7 +126,7 @@ def train(
     usable = np.isfinite(scores)
     clusters = []
     for label in range(len(centres)):
-        inside = labels == label
+        inside = teaching & (labels == label)
         own = usable & (worst == label)
         names = Counter(
             columns[column].removeprefix("format.")
@@ -143,6 +147,37 @@ def train(
     return Baseline(columns, contexts, mean, scale, tuple(clusters), known_globals, dict(metadata))
 
 
+def _matrix(
+    loads: Sequence[Sequence[Row]], columns: tuple[str, ...]
+) -> tuple[Floats, npt.NDArray[np.intp]]:
+    """Counts of all rows, shape (rows, columns), and the load of each row."""
+    index = {name: position for position, name in enumerate(columns)}
+    owner = np.repeat(np.arange(len(loads)), [len(rows) for rows in loads])
+    matrix = np.zeros((owner.size, len(columns)))
+    for position, row in enumerate(row for rows in loads for row in rows):
+        for name, count in row.counts.items():
+            matrix[position, index[name]] = count
+    return matrix, owner
+
+
+def _teaching(
+    loads: Sequence[Sequence[Row]], most: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which rows teach, evenly spaced over each load, and which is the last of a whole load.
+
+    A load has a row for each look at it: without this a slow one would outweigh a thousand others.
+    """
+    teaching, final = [], []
+    for rows in loads:
+        chosen = np.zeros(len(rows), bool)
+        chosen[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)] = True
+        last = np.zeros(len(rows), bool)
+        last[max(i for i, row in enumerate(rows) if row.window == "whole")] = True
+        teaching.append(chosen | last)
+        final.append(last)
+    return np.concatenate(teaching), np.concatenate(final)
+
+
 def _nearest(context: Floats, centres: Floats) -> npt.NDArray[np.intp]:
     distance = ((context[:, None, :] - centres[None, :, :]) ** 2).sum(axis=2)
     return np.asarray(distance.argmin(axis=1))
@@ -151,10 +186,15 @@ def _nearest(context: Floats, centres: Floats) -> npt.NDArray[np.intp]:
 def _centres(context: Floats, recipe: Recipe) -> Floats:
     from sklearn.cluster import KMeans
 
-    unique = np.unique(context, axis=0)
-    count = min(recipe.clusters, len(unique))
-    means = KMeans(count, n_init=4, random_state=recipe.seed).fit(context)
-    return np.asarray(means.cluster_centers_, np.float64)
+    count = min(recipe.clusters, len(np.unique(context, axis=0)))
+    means = KMeans(count, n_init=10, random_state=recipe.seed).fit(context)
+    centres = np.asarray(means.cluster_centers_, np.float64)
+    while len(centres) > 1:
+        sizes = np.bincount(_nearest(context, centres), minlength=len(centres))
+        if sizes.min() >= recipe.least:
+            break
+        centres = np.delete(centres, sizes.argmin(), axis=0)
+    return centres
 
 
 def _fit(
@@ -180,8 +220,7 @@ def _fit(
         warnings.simplefilter("ignore")  # a cluster of identical rows has no covariance
         covariance = LedoitWolf(assume_centered=True).fit(f - mean).covariance_
     values, vectors = np.linalg.eigh(covariance)
-    floor = max(float(values.max()) * 1e-6, 1e-4)
-    whitening = vectors / np.sqrt(np.maximum(values, floor))
+    whitening = vectors / np.sqrt(np.maximum(values, _VARIANCE))
     u = (f - mean) @ whitening
     if len(u) > recipe.rows:
         u = u[rng.choice(len(u), recipe.rows, replace=False)]

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 from dynahugd.commands.options import add_config, choose_baseline, config_from
 
@@ -36,17 +37,17 @@ def run(arguments: argparse.Namespace) -> int:
     from dynahugd.pipeline import Pipeline
     from dynahugd.probes import syscalls
     from dynahugd.recording import architecture, read
-    from dynahugd.verdicts import Stage
+    from dynahugd.verdicts import Stage, Verdict
 
     baseline, _ = choose_baseline(config.daemon.baseline)
     names = syscalls.names(architecture(arguments.recording))
     pipeline = Pipeline(baseline, names, rules(config))
     # A recording knows the time since boot alone: shown as if it had begun now.
-    clock: WallClock | None = None
+    clock = WallClock()
     verdicts: Counter[str] = Counter()
-    for batch in read(arguments.recording):
-        clock = clock or WallClock(time.time_ns() - batch.time)
-        for verdict in pipeline.process(batch):
+
+    def show(given: Iterator[Verdict]) -> None:
+        for verdict in given:
             if verdict.stage is not Stage.OVER:
                 continue
             verdicts[verdict.kind.value] += 1
@@ -54,6 +55,15 @@ def run(arguments: argparse.Namespace) -> int:
                 print(json.dumps(as_object(verdict, clock)))
             else:
                 print(as_text(verdict, clock))
+
+    last = None
+    for batch in read(arguments.recording):
+        if last is None:
+            clock = WallClock(time.time_ns() - batch.time)
+        last = batch.time
+        show(pipeline.process(batch))
+    if last is not None:  # what is open at the end of the recording is as if the daemon stopped
+        show(pipeline.stop(last))
     if not arguments.json:
         print(f"{sum(verdicts.values())} loads: {dict(verdicts)}", file=sys.stderr)
     return 0

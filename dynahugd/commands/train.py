@@ -6,10 +6,12 @@ import argparse
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from dynahugd.baseline import files
 from dynahugd.errors import DynahugError
+from dynahugd.escape import escape
 
 HELP = "train a baseline from recordings of benign loads"
 EXAMPLES = """\
@@ -23,12 +25,27 @@ Every load in the recordings is taken as benign. Exit status: 0 written, 1 not, 
 _COMMON = 5
 
 
+def _from_to(low: int, high: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        if not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"has to be from {low} to {high}")
+        return int(text)
+
+    return whole_number
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("recordings", metavar="FILE", nargs="+")
     parser.add_argument("-o", "--output", metavar="BASELINE", required=True)
-    parser.add_argument("--clusters", type=int, default=12, metavar="N", help="default: 12")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    for option, default, low, high in (("--clusters", 12, 1, 1000), ("--seed", 0, 0, 2**32 - 1)):
+        parser.add_argument(
+            option,
+            type=_from_to(low, high),
+            default=default,
+            metavar="N",
+            help=f"default: {default}",
+        )
     parser.add_argument("--note", default="", metavar="TEXT", help="kept in the metadata")
     parser.add_argument("--json", action="store_true", help="print the metadata as JSON")
 
@@ -87,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(metadata))
     else:
         print(
-            f"{arguments.output}: {len(baseline.clusters)} clusters, "
+            f"{escape(arguments.output)}: {len(baseline.clusters)} clusters, "
             f"{len(baseline.columns)} columns"
         )
     return 0
@@ -101,7 +118,7 @@ def _provenance(path: str) -> dict[str, str]:
 
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    metadata = pq.read_schema(path).metadata or {}
+        metadata = pq.read_schema(file).metadata or {}
     return {"file": os.path.basename(path), "sha256": digest} | {
         key.decode(): metadata[key].decode(errors="replace")
         for key in (b"dynahugd", b"architecture", b"kernel")

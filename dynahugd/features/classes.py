@@ -14,7 +14,7 @@ __all__ = ["Classifier"]
 
 _O_ACCMODE, _O_CREAT, _O_TRUNC = 3, 0o100, 0o1000
 _CLONE_THREAD = 0x00010000
-_AT_FDCWD = -100
+_AT_FDCWD = 0xFFFFFF9C  # -100
 _REMOVE = frozenset("unlink unlinkat rmdir".split())
 _RENAME = frozenset("rename renameat renameat2".split())
 _LINK = frozenset("link linkat symlink symlinkat".split())
@@ -81,10 +81,11 @@ class Classifier:
         if act.kind is Kind.BIRTH:
             return "birth.thread" if act.args[1] & _CLONE_THREAD else "birth.process"
         if act.kind is Kind.EXEC:
-            return None  # the call that asked for it has been counted
+            return f"execute.{program(act.text, load.cwd)}"
         call = act.call
         if call in ("execve", "execveat"):
-            return f"execute.{program(act.text, load.cwd)}"
+            # A search along PATH asks for many; what is executed says so itself.
+            return f"attempt.{program(act.text, load.cwd)}"
         if call in _ADDRESSED:
             return f"{'send' if call.startswith('send') else call}.{scope(act.raw)[0]}"
         if call == "mmap":
@@ -93,27 +94,46 @@ class Classifier:
             return "map.protect"
         if call == "prctl":
             return f"call.prctl_{_PR_NAMES.get(act.args[0], 'other')}"
-        for calls, verb, path in (
-            (_REMOVE, "remove", act.text),
-            (_RENAME, "rename", act.second or act.text),
-            (_LINK, "link", act.second or act.text),
-            (_MODE, "mode", act.text),
-            (_CREATE, "write", act.text),
-            (_FOLDER, "folder", act.text),
+        for calls, verb in (
+            (_REMOVE, "remove"),
+            (_RENAME, "rename"),
+            (_LINK, "link"),
+            (_MODE, "mode"),
+            (_CREATE, "write"),
+            (_FOLDER, "folder"),
         ):
             if call in calls:
-                return f"{verb}.{place_written(path, load.cwd, folder)}"
+                return f"{verb}.{place_written(_target(load, act), load.cwd, folder)}"
         return f"call.{call}"
+
+
+def _located(load: Load, act: Act, path: str, dirfd: int) -> str:
+    """A path that is relative to a folder's descriptor, as far as that folder was seen."""
+    dirfd = dirfd & 0xFFFFFFFF
+    if path.startswith("/") or dirfd == _AT_FDCWD:
+        return path
+    return f"{load.files.get((act.tid, dirfd), '/unknown')}/{path}"
+
+
+def _target(load: Load, act: Act) -> str:
+    """The path that a call makes, changes or removes."""
+    if act.call in ("symlinkat", "renameat", "renameat2", "linkat"):
+        dirfd = act.args[1 if act.call == "symlinkat" else 2]
+        return _located(load, act, act.second or act.text, dirfd)
+    if act.call.endswith(("at", "at2")):
+        return _located(load, act, act.text, act.args[0])
+    return act.second or act.text
 
 
 def _opened(load: Load, act: Act, folder: str) -> str | None:
     flags = act.args[0]
+    path = _located(load, act, act.text, act.args[2])
     if flags & _O_ACCMODE or flags & (_O_CREAT | _O_TRUNC):
-        return f"write.{place_written(act.text, load.cwd, folder)}"
-    place = place_read(act.text, load.cwd, folder)
+        return f"write.{place_written(path, load.cwd, folder)}"
+    place = place_read(path, load.cwd, folder)
     if act.ret < 0:
         return f"seek.{place}" if place in ("credentials", "memory") else None
-    load.remember_file(act.tid, act.ret, act.text)
+    load.remember_file(act.tid, act.ret, os.path.join(load.cwd, path))
     return f"read.{place}"
 
 

@@ -46,11 +46,13 @@ _SYSTEM = re.compile(
     r"|mime\.types|machine-id|os-release|debian_version|lsb-release|locale|ssl|ca-certificates"
     r"|fonts|python|magic|protocols|services|OpenCL|nvidia)"
 )
-#: Shared memory by the names that torch, multiprocessing and joblib give it.
-_TENSOR = re.compile(
-    r"^/dev/shm/(torch_\d+_\d+_\d+|psm_\w+|(sem\.)?mp-\w+|pymp-[\w-]+|joblib_memmapping_folder_.*)$"
+#: Semaphores, and shared memory by the names that torch, multiprocessing and joblib give it.
+_SHARED = re.compile(
+    r"^/dev/shm/(sem\.[\w-]+|torch_\d+_\d+_\d+|psm_\w+|pymp-[\w-]+"
+    r"|joblib_memmapping_folder_.*)$"
 )
-_MEMORY_OF_PROCESS = re.compile(r"^/proc/(self|thread-self|\d+)(/task/\d+)?/(mem|environ|pagemap)$")
+#: What another process keeps to itself. Its own environment a process has anyway; OpenMP reads it.
+_MEMORY_OF_PROCESS = re.compile(r"^/proc/\w[\w-]*(/task/\d+)?/(mem|pagemap)$|^/proc/\d+/environ$")
 
 _SHELLS = frozenset("sh bash dash zsh ksh csh tcsh fish busybox ash".split())
 _COMPILERS = frozenset(
@@ -81,7 +83,7 @@ def _normal(path: str, cwd: str) -> str:
 
 def _common(path: str, model_folder: str) -> str:
     if path.startswith("/dev/shm/"):
-        return "tensor" if _TENSOR.match(path) else "shm"
+        return "shared" if _SHARED.match(path) else "shm"
     if path.startswith("/dev/"):
         return "device"
     if path.startswith("/sys/"):

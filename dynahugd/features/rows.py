@@ -25,11 +25,11 @@ CONTEXT = re.compile(
 
 #: Columns whose first appearance is weak evidence: ordinary work, which differs from host to host.
 _MILD = re.compile(
-    r"^((child\.)?(read|seek)\.(python|system|source|proc|sys|device|cache|model|shm|tensor|temporary|home"
+    r"^((child\.)?(read|seek)\.(python|system|source|proc|sys|device|cache|model|shm|shared|temporary|home"
     r"|dotfile|other|accounts)"
     r"|(child\.)?(map\.(python|system|cache))"
-    r"|(child\.)?birth\.thread|(child\.)?call\.prctl_(name|dumpable|deathsig)"
-    r"|(child\.)?(write|folder|rename|remove|mode)\.(bytecode|device|cache|tensor)"
+    r"|(child\.)?attempt\..*|(child\.)?birth\.thread|(child\.)?call\.prctl_(name|dumpable|deathsig)"
+    r"|(child\.)?(write|folder|rename|remove|mode|link)\.(bytecode|device|cache|shared)"
     r"|(child\.)?(connect|send)\.(unix_system|unix_queue|netlink|none)"
     r"|global\.(known|standard|library|package)|calls\..*|format\..*)$"
 )

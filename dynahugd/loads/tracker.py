@@ -66,6 +66,11 @@ class Tracker:
         self._finish = finish
         self.open: dict[int, Load] = {}
         self._done: set[int] = set()
+        # The table of loads is read after the ring: it may tell the end of a load whose last
+        # records come with the next batch. So an end that the table alone tells, and that nothing
+        # more will come, hold one batch later.
+        self._ended: set[int] = set()
+        self._leaving: set[int] = set()
 
     def update(self, batch: Batch) -> list[Update]:
         """Take a batch in; the loads that changed, each once."""
@@ -125,8 +130,10 @@ class Tracker:
         if kind is Kind.GLOBAL:
             text = _name(raw, args[0], args[2] >> 8 & 0xFF)
             second = _name(raw[HALF:], args[1], args[2] & 0xFF)
-        elif kind in (Kind.OPEN, Kind.EXEC) and flags & Flag.TRUNCATED:
-            text, second = _decode(raw[:HALF]) + "…" + _decode(raw[HALF:]), ""
+        elif kind in (Kind.OPEN, Kind.EXEC):
+            text, second = _decode(raw), ""  # behind its NUL lies what was there before
+            if flags & Flag.TRUNCATED:
+                text = _decode(raw[:HALF]) + "…" + _decode(raw[HALF:])
         else:
             text, second = _decode(raw), _decode(raw[HALF:])
             if len(text) >= HALF:
@@ -186,25 +193,33 @@ class Tracker:
         load.lost = max(load.lost, int(state["lost"]))
         load.refs = int(state["refs"])
         load.exact |= bool(state["exact"])
+        if load.exact and load.format == "unknown":
+            load.format = "pickle"  # its file was out of reach, but the unpickler has read it
         load.inside |= bool(counters[Bank.WITHIN].any())
         if moved:
             updates.setdefault(load.id, Update(load))
         if int(state["state"]) == State.ENDED and not load.end:
-            # Ended from user space, or the record of the end was lost.
-            load.end, load.reason = time, int(state["reason"])
-            updates.setdefault(load.id, Update(load)).ended = True
+            if load.id in self._ended:
+                # Ended from user space, or the record of the end was lost.
+                load.end, load.reason = time, int(state["reason"])
+                updates.setdefault(load.id, Update(load)).ended = True
+            self._ended.add(load.id)
 
     def _close(self, time: int, updates: dict[int, Update]) -> None:
         for load in list(self.open.values()):
             if not load.end:
                 continue
-            if load.refs == 0 or time - load.end > self._linger:
+            if load.id in self._leaving or time - load.end > self._linger:
                 update = updates.setdefault(load.id, Update(load))
                 update.over = True
                 self._forget(load)
+            elif load.refs == 0:
+                self._leaving.add(load.id)
 
     def _forget(self, load: Load) -> None:
         del self.open[load.id]
+        self._ended.discard(load.id)
+        self._leaving.discard(load.id)
         self._done.add(load.id)
         if len(self._done) > 65536:
             self._done = set(sorted(self._done)[32768:])

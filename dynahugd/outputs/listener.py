@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import socketserver
+import sys
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -25,16 +29,23 @@ def parse_address(text: str) -> tuple[str, int]:
     ------
     DynahugError : when it is neither.
     """
-    host, separator, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not separator or not port.isdigit() or int(port) > 65535:
+    parts = re.fullmatch(r"\[?([!-~]*?)\]?:([0-9]{1,5})", text)
+    if parts is None or int(parts[2]) > 65535:
         raise DynahugError(f"{text!r} is no address to listen on: write host:port")
-    return host or "0.0.0.0", int(port)
+    return parts[1] or "0.0.0.0", int(parts[2])
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(socketserver.ThreadingTCPServer):
+    """Not ``HTTPServer``: that one asks the DNS for its own name before it listens."""
+
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # with the default of 5 the kernel drops connections that come at once
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no error of ours."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class Listener:
@@ -60,7 +71,10 @@ class Listener:
             def do_GET(self) -> None:
                 path = self.path.partition("?")[0]
                 if path == "/metrics":
-                    encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                    try:
+                        encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+                    except (TypeError, ValueError):  # version=abc, prometheus_client 0.26
+                        encode, content_type = choose_encoder("")
                     self._answer(200, encode(registry), content_type)
                 elif path == "/-/healthy":
                     self._state(healthy(), "healthy")
@@ -86,14 +100,14 @@ class Listener:
         host, port = parse_address(address)
         server = type("_Server6", (_Server,), {"address_family": socket.AF_INET6})
         try:
-            self._server: ThreadingHTTPServer = (server if ":" in host else _Server)(
+            self._server: socketserver.TCPServer = (server if ":" in host else _Server)(
                 (host, port), Handler
             )
         except OSError as error:
             raise DynahugError(
                 f"cannot listen on {address}: {error.strerror}; choose another with --listen"
             ) from error
-        self.port: int = self._server.server_address[1]
+        self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
         self._thread.start()
 

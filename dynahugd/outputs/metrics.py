@@ -16,6 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from dynahugd.escape import escape
 from dynahugd.outputs.tally import Histogram, Tally
 from dynahugd.probes.formats import FORMATS
 from dynahugd.probes.layout import Kind, Loss
@@ -155,7 +156,9 @@ class DaemonCollector(Collector):
             interpreters.add_metric((state,), count)
         yield interpreters
         yield InfoMetricFamily(
-            "dynahugd_baseline", _BY_NAME["dynahugd_baseline"].help, now.baseline
+            "dynahugd_baseline",
+            _BY_NAME["dynahugd_baseline"].help,
+            {key: escape(value) for key, value in now.baseline.items()},  # a path is among them
         )
         yield GaugeMetricFamily(
             "dynahugd_baseline_trained_timestamp_seconds",

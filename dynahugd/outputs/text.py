@@ -58,7 +58,7 @@ def as_object(verdict: Verdict, clock: WallClock) -> dict[str, Any]:
         "verdict": verdict.kind.value,
         "p_value": score.p_value,
         "score": score.score,
-        "cluster": score.cluster,
+        "cluster": _safe(score.cluster),
         "reasons": [
             {
                 "feature": reason.feature,

@@ -30,6 +30,7 @@ __all__ = ["Ring"]
 _BUSY = np.uint32(1 << 31)
 _DISCARDED = np.uint32(1 << 30)
 _HEADER = 8
+_TRIES = 100
 
 
 class Ring:
@@ -65,7 +66,8 @@ class Ring:
     def read(self) -> npt.NDArray[np.void]:
         """All complete records, oldest first, as a copy; shape (n,), n may be 0.
 
-        Stops at the first record that is still being written, as the kernel's own consumer does.
+        Waits some microseconds for a record that is still being written, then stops before it, as
+        the kernel's own consumer does.
         """
         consumed = int(self._consumer[0])
         with self._barrier:
@@ -76,9 +78,12 @@ class Ring:
         start = consumed & self._mask
         # The data is mapped twice in a row: what is available never exceeds the size.
         view = self._data[start : start + count * self._stride].reshape(count, self._stride)
-        headers = view[:, :4].copy().view(np.uint32).ravel()
-        with self._barrier:
+        for _ in range(_TRIES):
+            headers = view[:, :4].copy().view(np.uint32).ravel()
             busy = np.flatnonzero(headers & _BUSY)
+            if not busy.size:
+                break
+        with self._barrier:
             if busy.size:
                 count = int(busy[0])
                 headers = headers[:count]

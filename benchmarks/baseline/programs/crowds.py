@@ -14,10 +14,10 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 from typing import Any, Callable, Dict, Iterator, List
 
 from benchmarks.baseline.programs import pickles
@@ -100,14 +100,15 @@ def _queues(path: Path) -> None:
 
     def serve() -> None:
         for task in iter(tasks.get, None):
-            results.put({"answer": task["question"] + 1, "when": time.gmtime()})
-            theirs.send(OSError(2, "none"))
+            results.put({"answer": task["question"] + 1, "thing": task["thing"]})
+            theirs.send(task["thing"])
 
     process = context.Process(target=serve)
     process.start()
-    for turn in range(20):
-        tasks.put({"question": turn})
-        if turn == 10:
+    rng = Random(path.name)
+    for turn in range(10):
+        tasks.put({"question": turn, "thing": pickles.types_of(rng)})
+        if turn == 5:
             pickles.load(path)
         assert results.get()["answer"] == turn + 1
         ours.recv()

@@ -6,12 +6,16 @@ from pathlib import Path
 from random import Random
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
-__all__ = ["Kind", "Load", "Make", "plain", "user_name", "weights", "word"]
+__all__ = ["KEEP", "Kind", "Load", "Make", "plain", "user_name", "weights", "word"]
 
 #: Writes the files of one load into an empty folder; the path to load.
 Make = Callable[[Path, Random], Path]
 #: Loads; how many loads that was, None for one.
 Load = Callable[[Path], Optional[int]]
+
+#: Seconds that files stay after their load: a probe reads their first bytes a moment later, and
+#: elsewhere models do not vanish once they are loaded.
+KEEP = 2.0
 
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import array
 import bz2
 import collections
 import copyreg
@@ -12,9 +13,12 @@ import fractions
 import functools
 import gzip
 import hashlib
+import http
 import io
+import ipaddress
 import itertools
 import json
+import logging
 import lzma
 import math
 import mmap
@@ -22,13 +26,16 @@ import operator
 import os
 import pathlib
 import pickle
+import re
 import shelve
 import statistics
+import string
 import sys
 import tarfile
 import time
 import traceback
 import types
+import typing
 import uuid
 import zipfile
 from pathlib import Path
@@ -39,7 +46,7 @@ from benchmarks.baseline.programs.kind import Kind, Load, Make, plain, weights, 
 
 __all__ = ["KINDS", "failing", "load", "pickled", "types_of"]
 
-_SUFFIXES = (".pkl", ".pickle", ".p", ".bin", ".ckpt", ".model")
+_SUFFIXES = (".pkl", ".pickle", ".sav", ".bin", ".ckpt", ".model")
 _EXTENSION = 244
 _ITEMS = 40
 
@@ -110,6 +117,17 @@ def types_of(rng: Random) -> Any:
         Random(rng.random()),
         rng.getstate(),
         itertools.count(rng.randrange(9)) if sys.version_info < (3, 12) else 0,
+        http.HTTPStatus(rng.choice([200, 404])),
+        re.compile(r"\w+", re.IGNORECASE),
+        re.MULTILINE,
+        io.BytesIO(word(rng).encode()),
+        io.StringIO(word(rng)),
+        operator.attrgetter(word(rng)),
+        logging.getLogger(word(rng)),
+        array.array("f", [rng.random()]),
+        ipaddress.ip_network("10.0.0.0/8"),
+        typing.List[int],
+        string.Template("$" + word(rng)),
     ]
     return {"weights": weights(rng), "extra": rng.sample(values, rng.randint(4, len(values)))}
 
@@ -304,11 +322,11 @@ def _load_shelf(path: Path) -> int:
 def _archived(folder: Path, rng: Random) -> Path:
     inner = pickled()(folder, rng)
     if rng.random() < 0.5:
-        path = folder / (word(rng) + ".zip")
+        path = folder / (word(rng) + ".mar")
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.write(inner, "model.pkl")
     else:
-        path = folder / (word(rng) + ".tar")
+        path = folder / (word(rng) + ".pkl.tar")
         with tarfile.open(path, "w") as tape:
             tape.add(inner, "model.pkl")
     inner.unlink()
@@ -316,7 +334,7 @@ def _archived(folder: Path, rng: Random) -> Path:
 
 
 def _load_archived(path: Path) -> None:
-    if path.suffix == ".zip":
+    if path.suffix == ".mar":
         with zipfile.ZipFile(path) as archive, archive.open("model.pkl") as file:
             pickle.load(file)
     else:
@@ -378,8 +396,10 @@ KINDS = (
     Kind("pickle_mapped", pickled(types_of), _mapped),
     Kind("pickle_sniffed", pickled(types_of), _sniffed),
     Kind("pickle_slow", pickled(), _slow, 8, 18),
-    Kind("pickle_no_suffix", pickled(types_of, suffixes=("", ".v2", ".dat")), load),
-    Kind("pickle_gzip", pickled(types_of, 4, gzip.open, (".pkl.gz", ".gz")), _opened(gzip.open)),
+    Kind("pickle_no_suffix", pickled(types_of, suffixes=("", ".p", ".dat")), load),
+    Kind(
+        "pickle_gzip", pickled(types_of, 4, gzip.open, (".pkl.gz", ".bin.gz")), _opened(gzip.open)
+    ),
     Kind("pickle_bz2", pickled(types_of, 4, bz2.open, (".pkl.bz2",)), _opened(bz2.open)),
     Kind("pickle_lzma", pickled(types_of, 4, lzma.open, (".pkl.xz",)), _opened(lzma.open)),
     Kind("pickle_archived", _archived, _load_archived),

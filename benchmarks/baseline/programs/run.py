@@ -6,6 +6,7 @@ made (``make``) or, for each item, kind, loads and seconds (``load``, ``both``) 
 
 from __future__ import annotations
 
+import collections
 import importlib
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 from random import Random
-from typing import Any, Dict, List, Tuple
+from typing import Any, Deque, Dict, List, Tuple
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
@@ -44,9 +45,11 @@ def main() -> None:
     # Nothing is written beside the programs; what users' modules do is up to their host.
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     family = importlib.import_module("benchmarks.baseline.programs." + plan["family"])
+    keep: float = importlib.import_module("benchmarks.baseline.programs.kind").KEEP
     sys.dont_write_bytecode = writes
     kinds = {kind.name: kind for kind in family.KINDS}
     results: List[Any] = []
+    loaded: Deque[Tuple[float, str]] = collections.deque()
     for name, place, seed, times in plan["items"]:
         try:
             if plan["action"] == "make":
@@ -55,7 +58,9 @@ def main() -> None:
                 results.append(load(kinds[name], Path(place), times))
             else:
                 results.append(load(kinds[name], make(kinds[name], place, seed), times))
-                shutil.rmtree(place)
+                loaded.append((time.monotonic(), place))
+                while loaded[0][0] < time.monotonic() - keep:
+                    shutil.rmtree(loaded.popleft()[1])
         except Exception as error:
             raise RuntimeError("%s: %s: %s" % (name, type(error).__name__, error)) from error
     # In one write, and last: what libraries print before is not the result.
