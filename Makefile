@@ -102,6 +102,10 @@ baseline: setup $(VENV)/.dev ## perform benign loads under the probe and train t
 		$(BIN)/python -m benchmarks.baseline.workload
 	$(BIN)/dynahugd train benchmarks/baseline/recording.parquet -o dynahugd/baseline/embedded.npz
 
+.PHONY: bench
+bench: setup $(VENV)/.dev ## what watching costs the messages between processes
+	$(BIN)/python -m benchmarks.messages
+
 .PHONY: check
 check: setup $(VENV)/.dev ## formatting, lint, types, generated documents
 	$(BIN)/ruff format --check .

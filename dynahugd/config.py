@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -50,7 +51,8 @@ def _ring(value: int) -> str:
 
 def _address(value: str) -> str:
     host, colon, port = value.rpartition(":")
-    good = not value or (host and colon and port.isdecimal() and int(port) < 65536)
+    number = int(port) if re.fullmatch("[0-9]{1,5}", port) else 65536
+    good = not value or (host and colon and number < 65536)
     return "" if good else "has to be HOST:PORT, or empty"
 
 
@@ -118,11 +120,11 @@ class ProbeKeys:
 class TableKeys:
     """Sizes of the kernel's tables. What does not fit counts in `dynahugd_records_lost_total`."""
 
-    loads: int = _key(1024, "Loads open at once.", _number(1, 65536))
-    tasks: int = _key(16384, "Threads and processes tracked at once.", _number(64, 4194304))
-    files: int = _key(16384, "Descriptors of loads tracked at once.", _number(64, 4194304))
-    globals: int = _key(65536, "Known globals of benign pickles.", _number(64, 4194304))
-    ring: int = _key(8388608, "Bytes of the ring of records.", _ring)
+    max_loads: int = _key(1024, "Loads open at once.", _number(1, 65536))
+    max_tasks: int = _key(16384, "Threads and processes tracked at once.", _number(64, 4194304))
+    max_files: int = _key(16384, "Descriptors of loads tracked at once.", _number(64, 4194304))
+    max_globals: int = _key(65536, "Known globals of benign pickles.", _number(64, 4194304))
+    ring_bytes: int = _key(8388608, "Bytes of the ring of records.", _ring)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ def _read(path: str | None) -> dict[str, Any]:
         raise ConfigError(f"{shown}: {getattr(error, 'strerror', None) or error}") from error
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also of a number with too many digits
         raise ConfigError(f"{shown}: not TOML: {escape(str(error))}") from error
     values: dict[str, Any] = {}
     for table, content in document.items():
@@ -220,7 +222,7 @@ def _checked(key: str, value: object, where: str) -> Any:
         raise ConfigError(f"{where}: unknown key {_unknown(key, _KEYS)}")
     kind = type(_KEYS[key].default)
     if kind is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < 1e300 else math.inf
     if kind is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = tuple(value)
     if type(value) is not kind or value != value:

@@ -40,7 +40,13 @@ def probe_options(config: Config) -> Options:
     tables = config.tables
     return Options(
         loader=config.probe.loader,
-        sizes=Sizes(tables.loads, tables.tasks, tables.files, tables.globals, tables.ring),
+        sizes=Sizes(
+            tables.max_loads,
+            tables.max_tasks,
+            tables.max_files,
+            tables.max_globals,
+            tables.ring_bytes,
+        ),
         suffixes=tuple(config.probe.suffixes),
         wrappers=tuple(config.probe.wrappers),
         hop=config.probe.hop,
@@ -91,7 +97,8 @@ class Daemon:
             pipeline = Pipeline(self.baseline, names, rules(self.config), probe.finish)
             self.say(
                 f"loader {probe.loader} on Linux {platform.release()} {platform.machine()}; "
-                f"baseline {self.baseline_source}: {self.baseline.metadata.get('loads', 0)} loads "
+                f"baseline {escape(self.baseline_source)}: "
+                f"{self.baseline.metadata.get('loads', 0)} loads "
                 f"in {len(self.baseline.clusters)} clusters"
             )
             if self.config.daemon.listen:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ from dynahugd.probes.batch import Batch, Fact
 from dynahugd.probes.formats import FORMATS
 from dynahugd.probes.layout import Kind
 
-__all__ = ["Recorder", "architecture", "read"]
+__all__ = ["Recorder", "architecture", "clock_offset", "read"]
 
 _VERSION = b"1"
 _BATCH, _RECORD, _STATE, _FACT = 0, 1, 2, 3
@@ -65,6 +66,7 @@ class Recorder:
                 b"dynahugd": __version__.encode(),
                 b"architecture": syscalls.machine().encode(),
                 b"kernel": os.uname().release.encode(),
+                b"clock": str(time.time_ns() - time.monotonic_ns()).encode(),
             }
         )
         # Opened here: Arrow takes no paths that are not UTF-8.
@@ -182,6 +184,12 @@ def architecture(path: str | os.PathLike[str]) -> str:
             f"{escape(os.fspath(path))} was recorded on an unknown architecture {name!r}"
         )
     return name
+
+
+def clock_offset(path: str | os.PathLike[str]) -> int:
+    """Nanoseconds from CLOCK_MONOTONIC to Unix time on the host that recorded."""
+    with _opened(path) as file:
+        return int(file.schema_arrow.metadata.get(b"clock", b"0"))
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[Batch]:

@@ -49,7 +49,7 @@ class Verdict:
     Attributes
     ----------
     time : CLOCK_MONOTONIC, ns.
-    latency : seconds from the first telling act to this verdict, where there is such an act.
+    latency : seconds from the first act of the strongest reason to this verdict, if it has one.
     note : why it is inconclusive.
     """
 
@@ -75,11 +75,10 @@ def judge(load: Load, score: Score, alpha: float) -> tuple[VerdictKind, str]:
 
 
 def evidence_for(reasons: tuple[Reason, ...], first: dict[str, Act]) -> tuple[Evidence, ...]:
-    """The first record of each reason's column, oldest first."""
+    """The first record of each reason's column, in the order of the reasons: strongest first."""
     acts = [
         (reason.feature, first[reason.feature]) for reason in reasons if reason.feature in first
     ]
-    acts.sort(key=lambda pair: pair[1].time)
     return tuple(
         Evidence(act.time, feature, act.call or act.kind.name.lower(), describe(act))
         for feature, act in acts

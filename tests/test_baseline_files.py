@@ -59,6 +59,7 @@ def small_baseline() -> Baseline:
         np.array([1.0, 0.5, 0.5]),
         np.array([1.0, 0.4, 0.4]),
         (cluster(0), cluster(1)),
+        Calibration(np.sort(np.random.default_rng(2).normal(size=180))),
         frozenset({("numpy", "ndarray"), ("ünï.code", "Näme")}),
         {"trained": "2026-05-04T09:30:00+00:00", "loads": 181, "note": "\x1b and \ud800"},
     )

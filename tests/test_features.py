@@ -98,7 +98,6 @@ def test_the_class_of_a_path_is_that_of_its_place(path: str, read: str, written:
     assert (place_read(path, CWD, FOLDER), place_written(path, CWD, FOLDER)) == (read, written)
 
 
-@pytest.mark.xfail(strict=True, reason="names of the same file that the kernel knows, we do not")
 @pytest.mark.parametrize(
     "path", ["//etc/shadow", "/proc/self/root/etc/shadow", "/proc/1/root/etc/shadow"]
 )
@@ -145,7 +144,6 @@ def test_a_program_has_its_names_class_only_among_the_systems_binaries(
     assert program(path, CWD) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="any file named python is taken for an interpreter")
 def test_a_dropped_file_named_python_is_no_interpreter() -> None:
     assert program("/tmp/python3", CWD) == "other"
 
@@ -211,7 +209,6 @@ def test_the_scope_of_an_address(raw: bytes, kind: str, shown: str) -> None:
     assert scope(raw) == (kind, shown)
 
 
-@pytest.mark.xfail(strict=True, reason="the path is compared as it is given")
 def test_a_detour_by_a_systems_socket_leads_where_it_leads() -> None:
     assert scope(unix(b"/run/systemd/journal/../../docker.sock"))[0] == "unix"
 

@@ -64,6 +64,7 @@ def write(baseline: Baseline, path: str | os.PathLike[str]) -> None:
         "contexts": baseline.contexts.astype(np.int64),
         "context_mean": baseline.context_mean,
         "context_scale": baseline.context_scale,
+        "pool": baseline.pool.scores,
     }
     for number, cluster in enumerate(baseline.clusters):
         for name in _CLUSTER_ARRAYS:
@@ -193,6 +194,7 @@ def _assemble(metadata: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> 
         arrays["context_mean"],
         arrays["context_scale"],
         tuple(clusters),
+        Calibration(np.sort(arrays["pool"].ravel())),
         frozenset((module, name) for module, name in known),
         metadata["metadata"],
     )

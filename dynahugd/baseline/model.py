@@ -12,8 +12,8 @@ these have no variance to be measured by, and are the strongest evidence there i
 
 p-values are split conformal (Vovk et al., *Algorithmic Learning in a Random World*, 2005): the
 share of the cluster's held-out benign loads that score at least as high. Beyond the upper twentieth
-of these the tail is taken as exponential (peaks over threshold), so that scores keep their rank; but
-never is a p-value below the share of all held-out loads, of whatever cluster, that score as high.
+of these the tail is taken as exponential (peaks over threshold), so that scores keep their rank;
+but a p-value is never below the share of all held-out loads, of any cluster, that score as high.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ __all__ = ["DECISIVE", "MILD", "Baseline", "Calibration", "Cluster", "Reason", "
 Floats = npt.NDArray[np.float64]
 
 #: What a column adds to the score for its presence when no benign load ever showed it, when only
-#: loads of other clusters did, and when it is one that tells little. Each further e-fold of its count
-#: adds a tenth of that.
+#: loads of other clusters did, and when it tells little. An e-fold of its count adds a tenth.
 DECISIVE = 50.0
 ELSEWHERE = 10.0
 MILD = 0.5
 
-#: The tail of the scores falls by 1 / e in at least so much: where all held-out loads are alike, the
-#: first small difference says more about them than about a new load.
+#: The tail of the scores falls by 1 / e in at least so much: where all held-out loads are alike,
+#: the first small difference says more about them than about a new load.
 _TAIL = 1.0
 
 _FLOOR = 1e-12
@@ -227,7 +226,9 @@ class Baseline:
             self.columns[i]: int(vector[0, i])
             for i in np.flatnonzero((vector[0] > 0) & ~cluster.seen)
         } | foreign
-        weights = {name: novelty(name, name in self.index) * more(count) for name, count in novel.items()}
+        weights = {
+            name: novelty(name, name in self.index) * more(count) for name, count in novel.items()
+        }
         score = strangeness + sum(weights.values())
         p_value = max(cluster.calibration.p_value(score), self.pool.exceeded(score))
         found = self._reasons(cluster, vector[0], novel, weights) if reasons else ()

@@ -124,6 +124,8 @@ def train(
     for position in np.argsort(held_out):  # the last one stands: the worst row's cluster
         worst[owner[position]] = labels[position]
     usable = np.isfinite(scores)
+    if not usable.any():
+        raise DynahugError("no two loads are alike: record more of them")
     clusters = []
     for label in range(len(centres)):
         inside = teaching & (labels == label)
@@ -144,7 +146,10 @@ def train(
             np.sort(scores[own] if own.sum() >= _OWN_CALIBRATION else scores[usable]),
         )
         clusters.append(cluster)
-    return Baseline(columns, contexts, mean, scale, tuple(clusters), known_globals, dict(metadata))
+    pool = Calibration(np.sort(scores[usable]))
+    return Baseline(
+        columns, contexts, mean, scale, tuple(clusters), pool, known_globals, dict(metadata)
+    )
 
 
 def _matrix(

@@ -21,9 +21,9 @@ _KEYS = {
     "linger": "probe.linger",
     "alpha": "verdict.alpha",
     "window": "verdict.window",
-    "ring_bytes": "tables.ring",
-    "max_loads": "tables.loads",
-    "max_tasks": "tables.tasks",
+    "ring_bytes": "tables.ring_bytes",
+    "max_loads": "tables.max_loads",
+    "max_tasks": "tables.max_tasks",
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -36,14 +35,13 @@ def run(arguments: argparse.Namespace) -> int:
     from dynahugd.outputs.text import as_object, as_text
     from dynahugd.pipeline import Pipeline
     from dynahugd.probes import syscalls
-    from dynahugd.recording import architecture, read
+    from dynahugd.recording import architecture, clock_offset, read
     from dynahugd.verdicts import Stage, Verdict
 
     baseline, _ = choose_baseline(config.daemon.baseline)
     names = syscalls.names(architecture(arguments.recording))
     pipeline = Pipeline(baseline, names, rules(config))
-    # A recording knows the time since boot alone: shown as if it had begun now.
-    clock = WallClock()
+    clock = WallClock(clock_offset(arguments.recording))
     verdicts: Counter[str] = Counter()
 
     def show(given: Iterator[Verdict]) -> None:
@@ -58,8 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     last = None
     for batch in read(arguments.recording):
-        if last is None:
-            clock = WallClock(time.time_ns() - batch.time)
         last = batch.time
         show(pipeline.process(batch))
     if last is not None:  # what is open at the end of the recording is as if the daemon stopped

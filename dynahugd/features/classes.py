@@ -21,6 +21,7 @@ _LINK = frozenset("link linkat symlink symlinkat".split())
 _MODE = frozenset("chmod fchmodat fchmodat2 chown lchown fchownat setxattr lsetxattr".split())
 _CREATE = frozenset("creat truncate mknod mknodat".split())
 _FOLDER = frozenset("mkdir mkdirat".split())
+_RELATIVE = frozenset(["unlinkat", "fchmodat", "fchmodat2", "fchownat", "mknodat", "mkdirat"])
 _ADDRESSED = frozenset("connect bind sendto sendmsg sendmmsg".split())
 _PR_NAMES = {15: "name", 0x53564D41: "name", 4: "dumpable", 1: "deathsig", 22: "seccomp"}
 
@@ -120,7 +121,7 @@ def _target(load: Load, act: Act) -> str:
     if act.call in ("symlinkat", "renameat", "renameat2", "linkat"):
         dirfd = act.args[1 if act.call == "symlinkat" else 2]
         return _located(load, act, act.second or act.text, dirfd)
-    if act.call.endswith(("at", "at2")):
+    if act.call in _RELATIVE:
         return _located(load, act, act.text, act.args[0])
     return act.second or act.text
 

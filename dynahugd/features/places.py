@@ -52,7 +52,10 @@ _SHARED = re.compile(
     r"|joblib_memmapping_folder_.*)$"
 )
 #: What another process keeps to itself. Its own environment a process has anyway; OpenMP reads it.
-_MEMORY_OF_PROCESS = re.compile(r"^/proc/\w[\w-]*(/task/\d+)?/(mem|pagemap)$|^/proc/\d+/environ$")
+_MEMORY_OF_PROCESS = re.compile(
+    r"^/proc/\w[\w-]*(/task/\d+)?/(mem|pagemap)$"
+    r"|^/proc/(\d+/environ|kcore)$"
+)
 
 _SHELLS = frozenset("sh bash dash zsh ksh csh tcsh fish busybox ash".split())
 _COMPILERS = frozenset(
@@ -74,18 +77,25 @@ _BINARIES = re.compile(
 _PYTHON_NAME = re.compile(r"^python[0-9.]*$")
 
 
+#: Other names of the root directory, as far as a path tells.
+_ROOTS = re.compile(r"^/proc/(self|thread-self|\d+)(/task/\d+)?/root(?=/|$)")
+
+
 @lru_cache(8192)
 def _normal(path: str, cwd: str) -> str:
     if not path.startswith("/"):
         path = os.path.join(cwd or "/unknown", path)
-    return os.path.normpath(path)
+    path = "/" + os.path.normpath(path).lstrip("/")
+    while match := _ROOTS.match(path):
+        path = path[match.end() :] or "/"
+    return path
 
 
 def _common(path: str, model_folder: str) -> str:
     if path.startswith("/dev/shm/"):
         return "shared" if _SHARED.match(path) else "shm"
     if path.startswith("/dev/"):
-        return "device"
+        return "memory" if path in ("/dev/mem", "/dev/kmem", "/dev/port") else "device"
     if path.startswith("/sys/"):
         return "sys"
     if path.startswith("/proc/"):
@@ -151,7 +161,7 @@ def program(path: str, cwd: str) -> str:
     """The class of a program: by its name only where it lies among the system's binaries."""
     path = _normal(path, cwd)
     name = os.path.basename(path)
-    if _PYTHON_NAME.match(name):
+    if _PYTHON_NAME.match(name) and path.endswith(f"/bin/{name}"):
         return "python"
     if not _BINARIES.search(path):
         return "other"
@@ -182,9 +192,10 @@ def scope(raw: bytes) -> tuple[str, str]:
     if family == 1:
         name = raw[2:].split(b"\0", 1)[0] if raw[2:3] != b"\0" else b"@" + raw[3:].rstrip(b"\0")
         text = os.fsdecode(name)
-        if _UNIX_SYSTEM.match(text):
+        place = text if text.startswith("@") else _normal(text, "")
+        if _UNIX_SYSTEM.match(place):
             return "unix_system", f"unix:{text}"
-        if _QUEUE.search(text):
+        if _QUEUE.search(place):
             return "unix_queue", f"unix:{text}"
         return "unix", f"unix:{text}"
     if family == 2 and len(raw) >= 8:

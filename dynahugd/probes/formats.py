@@ -19,7 +19,7 @@ _COMPRESSED = (
     b"\x1f\x8b",
     b"BZh",
     b"\xfd7zXZ\0",
-    b"]\0\0\x80",
+    b"]\0\0",
     b"\x04\x22M\x18",
     b"\x28\xb5\x2f\xfd",
 )
@@ -92,7 +92,7 @@ def identify(head: bytes | None, path: str) -> str:
     if head.startswith(_COMPRESSED) or head.startswith(_ZLIB):
         return "joblib" if ".joblib" in lower or ".jbl" in lower else "compressed"
     binary_pickle = len(head) > 1 and head[0] == 0x80 and head[1] <= 5
-    text_pickle = head[:1] in b"(c]}IKSVN.FGLMJX0l" and lower.endswith(_PICKLE_SUFFIXES)
+    text_pickle = head[:1] in b"(c]}IKSVN.FGLMJX0l)UT" and lower.endswith(_PICKLE_SUFFIXES)
     if binary_pickle or (head and text_pickle):
         if b"joblib.numpy_pickle" in head or b"joblib" in os.fsencode(lower):
             return "joblib"

@@ -120,8 +120,6 @@ def types_of(rng: Random) -> Any:
         http.HTTPStatus(rng.choice([200, 404])),
         re.compile(r"\w+", re.IGNORECASE),
         re.MULTILINE,
-        io.BytesIO(word(rng).encode()),
-        io.StringIO(word(rng)),
         operator.attrgetter(word(rng)),
         logging.getLogger(word(rng)),
         array.array("f", [rng.random()]),
