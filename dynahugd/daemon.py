@@ -110,9 +110,7 @@ class Daemon:
                 )
                 host = self.config.daemon.listen.rpartition(":")[0]
                 self.say(f"metrics at http://{host}:{listener.port}/metrics")
-            probe.know_globals(
-                (module.encode(), name.encode()) for module, name in self.baseline.known_globals
-            )
+            probe.know_globals(self.baseline.known_globals)
             probe.cover_host()
             self._ready = True
             self._last_turn = time.monotonic()
@@ -160,11 +158,7 @@ class Daemon:
         if verdict.stage is Stage.OVER:
             if verdict.kind is VerdictKind.BENIGN and verdict.load.memory:
                 # The next message with the same globals costs nothing.
-                probe.know_globals(
-                    (os.fsencode(act.text), os.fsencode(act.second))
-                    for act in verdict.load.acts
-                    if act.kind.name == "GLOBAL" and not act.odd
-                )
+                probe.know_globals(verdict.load.globals())
         else:
             self.show(verdict)
 

@@ -22,7 +22,7 @@ from dynahugd.baseline.files import VERSION, BaselineError, _digest
 from dynahugd.baseline.model import Calibration
 from dynahugd.features import Row
 
-COLUMNS = ("calls.read", "execute.shell", "format.npz", "format.pickle", "global.known")
+COLUMNS = ("calls.read", "execute.shell", "format.npz", "format.pickle", "global.package")
 Arrays = dict[str, Any]
 Table = dict[str, Any]
 
@@ -66,7 +66,7 @@ def small_baseline() -> Baseline:
 
 
 ROWS = [
-    Row("whole", {"format.pickle": 1, "calls.read": reads, "global.known": 3, name: 1})
+    Row("whole", {"format.pickle": 1, "calls.read": reads, "global.package": 3, name: 1})
     for reads in (0, 1, 7, 10**9)
     for name in ("format.npz", "execute.shell", "connect.public")
 ]

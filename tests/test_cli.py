@@ -239,7 +239,7 @@ def test_a_baseline_is_trained_from_recordings(
     assert not os.path.exists(output)
     assert main(["train", *recordings, "-o", output, "--seed", "3", "--note", "both days"]) == 0
     said = capsys.readouterr()
-    assert said.out == f"{tmp_path}/b\\xff.npz: 1 clusters, 3 columns\n"
+    assert said.out == f"{tmp_path}/b\\xff.npz: 1 clusters, 2 columns\n"
     assert said.err.startswith("78 loads, ")
     assert main(["baseline", "show", output, "--json"]) == 0
     metadata = json.loads(capsys.readouterr().out)["metadata"]

@@ -237,7 +237,7 @@ def test_copying_a_model_is_no_load(probe: Probe, model: Path) -> None:
 
 
 def test_messages_between_processes_make_no_load(probe: Probe) -> None:
-    probe.know_globals([(b"collections", b"OrderedDict")])
+    probe.know_globals([("collections", "OrderedDict")])
     source = (
         "import pickle, collections\n"
         "data = pickle.dumps(collections.OrderedDict(a=1))\n"

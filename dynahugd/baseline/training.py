@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,15 @@ from dynahugd.baseline.model import Baseline, Calibration, Cluster, more, novelt
 from dynahugd.errors import DynahugError
 from dynahugd.features import Row, is_context
 
-__all__ = ["Recipe", "common_globals", "train"]
+__all__ = ["COMMON", "Recipe", "common_globals", "train"]
 
 Floats = npt.NDArray[np.float64]
 
 #: A cluster with fewer loads is calibrated by all loads together.
 _OWN_CALIBRATION = 200
 _FORMAT_WEIGHT = 3.0
+#: A global of fewer loads is one of a user's own module, not of a library.
+COMMON = 5
 #: Variance of a direction of the robust coordinates is taken to be at least this: counts that are
 #: always the same in the recording are not so on every host.
 _VARIANCE = 0.05
@@ -59,8 +61,10 @@ class Recipe:
     seed: int = 0
 
 
-def common_globals(loads: Sequence[set[tuple[str, str]]], least: int) -> frozenset[tuple[str, str]]:
-    """Globals that at least so many loads resolved: those of a user's own module are not known."""
+def common_globals(
+    loads: Iterable[set[tuple[str, str]]], least: int = COMMON
+) -> frozenset[tuple[str, str]]:
+    """Globals that at least so many loads resolved."""
     counted = Counter(pair for pairs in loads for pair in pairs)
     return frozenset(pair for pair, count in counted.items() if count >= least)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 
 from dynahugd.commands.options import add_probe, config_from, require_root
 from dynahugd.errors import DynahugError
@@ -39,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Record until the command ends, or until a signal."""
     config = config_from(arguments)
     require_root()
+    from dynahugd.baseline.training import COMMON
     from dynahugd.daemon import probe_options
     from dynahugd.loads import Tracker
     from dynahugd.probes import syscalls
@@ -53,6 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
     recorder = Recorder(arguments.output)
     probe = Probe(probe_options(config))
     loads = records = 0
+    # What training will call known has to be so while it is recorded: a load without a file begins
+    # with the first global that is not.
+    named: Counter[tuple[str, str]] = Counter()
     try:
         probe.cover_host()
         # Only the tracker knows when a load is over and its slot free again.
@@ -71,7 +76,13 @@ def run(arguments: argparse.Namespace) -> int:
             batch = probe.read(0.25)
             recorder.write(batch)
             records += len(batch.records)
-            loads += sum(update.over for update in tracker.update(batch))
+            for update in tracker.update(batch):
+                if update.over:
+                    loads += 1
+                    named.update(update.load.globals())
+                    probe.know_globals(
+                        pair for pair in update.load.globals() if named[pair] == COMMON
+                    )
             now = time.monotonic()
             if now - shown > 1 and sys.stderr.isatty():
                 shown = now

@@ -21,9 +21,6 @@ examples:
 
 Every load in the recordings is taken as benign. Exit status: 0 written, 1 not, 2 wrong usage."""
 
-#: A global of fewer loads is one of a user's own module, not of a library.
-_COMMON = 5
-
 
 def _from_to(low: int, high: int) -> Callable[[str], int]:
     def whole_number(text: str) -> int:
@@ -61,17 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
     from dynahugd.features import Classifier, Row
     from dynahugd.pipeline import Rules, rows_of
     from dynahugd.probes import syscalls
-    from dynahugd.probes.layout import Kind
     from dynahugd.recording import architecture, read
 
     known: list[set[tuple[str, str]]] = []
     for path in arguments.recordings:
         names = syscalls.names(architecture(path))
         for load, _ in rows_of(read(path), names, Classifier(), Rules()):
-            known.append(
-                {(a.text, a.second) for a in load.acts if a.kind is Kind.GLOBAL and not a.odd}
-            )
-    common = common_globals(known, _COMMON)
+            known.append(load.globals())
+    common = common_globals(known)
     classifier = Classifier(common, {module.split(".", 1)[0] for module, _ in common})
     loads: list[list[Row]] = []
     formats: Counter[str] = Counter()

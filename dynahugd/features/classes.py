@@ -59,13 +59,15 @@ class Classifier:
             return None
         return f"child.{name}" if act.descendant else name
 
-    def _global(self, act: Act) -> str:
+    def _global(self, act: Act) -> str | None:
         module, name = act.text, act.second
         package = module.split(".", 1)[0]
         if act.odd:
             return "global.odd"
         if (module, name) in self._globals:
-            return "global.known"
+            # How many of these a load names says how much is in it; and one without a file may
+            # have named some before it was a load.
+            return None
         if package in CAPABLE or module in CAPABLE:
             return "global.capable"
         known = package in STANDARD or package in self._packages

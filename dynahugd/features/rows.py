@@ -31,7 +31,7 @@ _MILD = re.compile(
     r"|(child\.)?attempt\..*|(child\.)?birth\.thread|(child\.)?call\.prctl_(name|dumpable|deathsig)"
     r"|(child\.)?(write|folder|rename|remove|mode|link)\.(bytecode|device|cache|shared)"
     r"|(child\.)?(connect|send)\.(unix_system|unix_queue|netlink|none)"
-    r"|global\.(known|standard|library|package)|calls\..*|format\..*)$"
+    r"|global\.(standard|library|package)|calls\..*|format\..*)$"
 )
 
 #: Calls that are telling only by their arguments, which the acts' columns count.

@@ -117,6 +117,12 @@ class Load:
         within = self.counters[Bank.WITHIN]
         return np.asarray(within if self.data_only else within + self.counters[Bank.OUTSIDE])
 
+    def globals(self) -> set[tuple[str, str]]:
+        """Pairs (module, name) that its pickles resolved, as far as they are plain text."""
+        return {
+            (act.text, act.second) for act in self.acts if act.kind is Kind.GLOBAL and not act.odd
+        }
+
     def remember(self, act: Act) -> None:
         """Keep an act, up to a limit."""
         if len(self.acts) < _ACTS:

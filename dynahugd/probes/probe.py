@@ -108,10 +108,10 @@ class Probe:
             except OSError:
                 continue
 
-    def know_globals(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
-        """Globals that make no load of an unpickling without a file."""
+    def know_globals(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Globals (module, name) that make no load of an unpickling without a file."""
         for module, name in pairs:
-            self.maps.know_global(module, name)
+            self.maps.know_global(os.fsencode(module), os.fsencode(name))
 
     def read(self, timeout: float | None = None) -> Batch:
         """Wait for records or for the next hop, whichever is first, and return a batch."""
