@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness import RunningDaemon, own_cgroup
+from tests.harness import RunningDaemon
 
 pytestmark = pytest.mark.ebpf
 
@@ -66,7 +66,7 @@ def test_record_replay_train_and_run(tmp_path: Path) -> None:
     assert metadata["loads"] >= 200
     assert "usable" in dynahugd("baseline", "check", baseline)
     assert json.loads(dynahugd("baseline", "show", baseline, "--json"))["metadata"] == metadata
-    with RunningDaemon(tmp_path, "--baseline", str(baseline)) as daemon, own_cgroup():
+    with RunningDaemon(tmp_path, "--baseline", str(baseline)) as daemon:
         model.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
         process = subprocess.Popen([python, "-c", LOADS, str(model), "1"])
         process.wait(30)

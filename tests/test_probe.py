@@ -35,12 +35,11 @@ def probe(request: pytest.FixtureRequest) -> Iterator[Probe]:
     probe.close()
 
 
-def watch(
-    probe: Probe, source: str, *arguments: str | Path, python: str = sys.executable
-) -> list[Load]:
-    """The loads of one Python program, in the order in which they were over."""
+def watch(probe: Probe, source: str, *arguments: str | Path, late: float = 0.0) -> list[Load]:
+    """The loads of one Python program; they are looked at only ``late`` seconds after its start."""
     tracker = Tracker(NAMES, int(5e9), probe.finish)
-    process = subprocess.Popen([python, "-c", source, *map(str, arguments)])
+    process = subprocess.Popen([sys.executable, "-c", source, *map(str, arguments)])
+    time.sleep(late)
     loads: dict[int, Load] = {}
     quiet = 0.0
     while not quiet or time.monotonic() - quiet < 0.6 or tracker.open:
@@ -156,6 +155,21 @@ def test_an_unpickling_that_raises_ends(probe: Probe, model: Path, tmp_path: Pat
     )
     (load,) = watch(probe, source, broken)
     assert acts(load, "execve") == []
+
+
+def test_a_descriptor_that_another_file_has_by_now_does_not_tell_the_format(
+    probe: Probe, model: Path, tmp_path: Path
+) -> None:
+    settings = tmp_path / "settings.pt"
+    settings.write_text("a text of another kind")
+    source = (
+        "import os, sys, time\n"
+        "os.close(os.open(sys.argv[1], os.O_RDONLY))\n"
+        "fd = os.open(sys.argv[2], os.O_RDONLY)\n"
+        "time.sleep(0.6)"
+    )
+    (load,) = watch(probe, source, settings, model, late=0.4)
+    assert load.path == str(model)
 
 
 def test_what_follows_a_forgotten_handle_is_not_the_load(probe: Probe, model: Path) -> None:

@@ -190,7 +190,12 @@ class Probe:
             )
         elif not path.startswith("/"):
             path = os.path.join(cwd, path)
-        head = read_head(descriptor, f"/proc/{tgid}/root{path}", path)
+        candidates = [f"/proc/{tgid}/root{path}", path]
+        # By now the descriptor may be another file's: it serves where it has the same name.
+        name = _readlink(descriptor).removesuffix(" (deleted)")
+        if os.path.basename(name) == os.path.basename(path):
+            candidates.insert(1, descriptor)
+        head = read_head(*candidates)
         form = identify(head, path)
         if form in DATA_ONLY:
             slot = load & 0xFFFF
