@@ -179,20 +179,6 @@ static __always_inline struct dh_record *reserve(struct dh_task *t, struct dh_lo
 	return r;
 }
 
-static __always_inline void put_text(struct dh_record *r, __u32 at, __u64 address)
-{
-	long n;
-
-	if (at)
-		n = bpf_probe_read_user_str(r->text + DH_HALF, DH_HALF, (const void *)address);
-	else
-		n = bpf_probe_read_user_str(r->text, DH_TEXT, (const void *)address);
-	if (n < 0)
-		r->flags |= DH_UNREADABLE;
-	else if (!at)
-		r->length = n - 1;
-}
-
 /* The text of a path in the scratch area, whole or its two ends. n counts the final NUL. */
 static __always_inline void put_path(struct dh_record *r, struct scratch *s, long n)
 {
@@ -211,6 +197,49 @@ static __always_inline void put_path(struct dh_record *r, struct scratch *s, lon
 	__builtin_memcpy(r->text, s->path, DH_HALF);
 	bpf_probe_read_kernel(r->text + DH_HALF, DH_HALF,
 			      s->path + ((n - 1 - DH_HALF) & (PATH_MAX_ - 1)));
+}
+
+/* The path at a user address, whole or its two ends. */
+static __always_inline void put_text(struct dh_record *r, __u64 address)
+{
+	long n = bpf_probe_read_user_str(r->text, DH_TEXT, (const void *)address);
+	struct scratch *s;
+
+	if (n < 0) {
+		r->flags |= DH_UNREADABLE;
+		return;
+	}
+	r->length = n - 1;
+	s = n == DH_TEXT ? scratch_of_cpu() : 0;
+	if (!s)
+		return;
+	n = bpf_probe_read_user_str(s->path, PATH_MAX_, (const void *)address);
+	if (n > DH_TEXT && n <= PATH_MAX_)
+		put_path(r, s, n);
+}
+
+/*
+ * One of two paths, in its half of the text. Of a longer one its two ends: the end tells what file
+ * it is, such as bytecode under __pycache__ in a deep folder.
+ */
+static __always_inline void put_half(struct dh_record *r, __u32 at, __u64 address)
+{
+	long n = bpf_probe_read_user_str(r->text + at, DH_HALF, (const void *)address);
+	struct scratch *s;
+
+	if (n < 0) {
+		r->flags |= DH_UNREADABLE;
+		return;
+	}
+	s = n == DH_HALF ? scratch_of_cpu() : 0;
+	if (!s)
+		return;
+	n = bpf_probe_read_user_str(s->path, PATH_MAX_, (const void *)address);
+	if (n <= DH_HALF || n > PATH_MAX_)
+		return;
+	__builtin_memcpy(r->text + at + DH_FRONT, DH_ELLIPSIS, sizeof(DH_ELLIPSIS) - 1);
+	bpf_probe_read_kernel(r->text + at + DH_HALF - DH_BACK, DH_BACK,
+			      s->path + ((n - DH_BACK) & (PATH_MAX_ - 1)));
 }
 
 static __always_inline void end_load(struct dh_task *t, struct dh_load *l, __u32 reason)
@@ -571,25 +600,22 @@ static __always_inline void report_call(struct dh_task *t, struct dh_load *l, __
 		r->args[0] = args->a[4]; /* descriptor */
 		break;
 	case DH_PATH0:
-		put_text(r, 0, args->a[0]);
+		put_text(r, args->a[0]);
 		break;
 	case DH_PATH1:
-		put_text(r, 0, args->a[1]);
+		put_text(r, args->a[1]);
 		break;
 	case DH_PATHS01:
-		put_text(r, 0, args->a[0]);
-		r->text[DH_HALF - 1] = 0;
-		put_text(r, 1, args->a[1]);
+		put_half(r, 0, args->a[0]);
+		put_half(r, DH_HALF, args->a[1]);
 		break;
 	case DH_PATHS13:
-		put_text(r, 0, args->a[1]);
-		r->text[DH_HALF - 1] = 0;
-		put_text(r, 1, args->a[3]);
+		put_half(r, 0, args->a[1]);
+		put_half(r, DH_HALF, args->a[3]);
 		break;
 	case DH_PATHS02:
-		put_text(r, 0, args->a[0]);
-		r->text[DH_HALF - 1] = 0;
-		put_text(r, 1, args->a[2]);
+		put_half(r, 0, args->a[0]);
+		put_half(r, DH_HALF, args->a[2]);
 		break;
 	case DH_ADDR1:
 		put_address(r, args->a[1], args->a[2]);

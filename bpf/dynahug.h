@@ -9,9 +9,12 @@
 #ifndef DYNAHUG_H
 #define DYNAHUG_H
 
-#define DH_TEXT 256	/* bytes of text in a record */
-#define DH_HALF 128	/* where the second text of a record begins */
-#define DH_COMM 16	/* TASK_COMM_LEN */
+#define DH_TEXT 256 /* bytes of text in a record */
+#define DH_HALF 128 /* where the second text of a record begins */
+#define DH_FRONT 48 /* bytes of a longer path that come first in a half of the text, */
+#define DH_ELLIPSIS "\xe2\x80\xa6" /* ... what stands for the middle, */
+#define DH_BACK 77		   /* ... and bytes that come last, its NUL included */
+#define DH_COMM 16		   /* TASK_COMM_LEN */
 #define DH_SYSCALLS 512 /* system calls counted; a higher number counts in the last cell */
 #define DH_SUFFIX 16	/* longest file suffix, without its dot, zero padded */
 #define DH_SEEN 64	/* bytes of a module's or a name's text in the key of a known global */

@@ -143,6 +143,29 @@ def test_a_name_that_is_not_ascii_is_read_whole(probe: Probe, tmp_path: Path) ->
     assert act.odd
 
 
+def test_long_paths_keep_both_ends(probe: Probe, model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / ("a" * 200)
+    deep = folder / ("b" * 100)
+    deep.mkdir(parents=True)
+    (folder / "one.old").write_text("x")
+    source = (
+        "import os, sys\n"
+        "fd = os.open(sys.argv[1], os.O_RDONLY); os.read(fd, 1)\n"
+        "os.rename(sys.argv[2] + '/one.old', sys.argv[2] + '/two.new')\n"
+        "os.rmdir(sys.argv[3]); os.unlink('short')\n"
+        "os.close(fd)"
+    )
+    (tmp_path / "short").write_text("x")
+    (load,) = watch(probe, f"import os; os.chdir({str(tmp_path)!r})\n{source}", model, folder, deep)
+    told = {act.call: act for act in load.acts}
+    for text, end in ((told["rename"].text, "/one.old"), (told["rename"].second, "/two.new")):
+        assert text.startswith(str(tmp_path)[:48] + "…aaa")
+        assert text.endswith("aaa" + end)
+        assert len(text.encode()) == 127
+    assert told["rmdir"].text == f"{str(deep)[:128]}…{str(deep)[-128:]}"
+    assert (told["unlink"].text, told["unlink"].second) == ("short", "")
+
+
 def test_an_unpickling_that_raises_ends(probe: Probe, model: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pkl"
     broken.write_bytes(b"\x80\x04\x95garbage")

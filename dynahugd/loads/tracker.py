@@ -130,10 +130,10 @@ class Tracker:
         if kind is Kind.GLOBAL:
             text = _name(raw, args[0], args[2] >> 8 & 0xFF)
             second = _name(raw[HALF:], args[1], args[2] & 0xFF)
+        elif flags & Flag.TRUNCATED:
+            text, second = _decode(raw[:HALF]) + "…" + _decode(raw[HALF:]), ""
         elif kind in (Kind.OPEN, Kind.EXEC):
             text, second = _decode(raw), ""  # behind its NUL lies what was there before
-            if flags & Flag.TRUNCATED:
-                text = _decode(raw[:HALF]) + "…" + _decode(raw[HALF:])
         else:
             text, second = _decode(raw), _decode(raw[HALF:])
             if len(text) >= HALF:
