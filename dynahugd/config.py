@@ -75,7 +75,11 @@ class DaemonKeys:
         "127.0.0.1:9797", "Address of /metrics, /-/healthy and /-/ready; empty: none.", _address
     )
     baseline: str = _key("", "The baseline file; empty: the embedded one.")
-    alert_log: str = _key("", "File to which each alert is appended as a JSON line; empty: none.")
+    alert_log: str = _key(
+        "",
+        "File to which each alert is appended as a JSON line, and once more, with all that came "
+        "after it, when the load is over; empty: none.",
+    )
     log_format: str = _key(
         "auto",
         "How verdicts are printed: `plain`, `json`, or `auto` (plain).",

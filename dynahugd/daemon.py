@@ -150,17 +150,18 @@ class Daemon:
         self, verdict: Verdict, probe: Probe, log: AlertLog | None, clock: WallClock
     ) -> None:
         self.tally.take_verdict(verdict)
-        if verdict.stage is Stage.ALERT and log is not None:
+        # The alert does not wait for what the load does next; the last word has all of it.
+        last = verdict.stage is Stage.OVER and verdict.kind is VerdictKind.ANOMALOUS
+        if log is not None and (last or verdict.stage is Stage.ALERT):
             try:
                 log.write(verdict, clock)
             except OSError as error:
                 self.say(f"the alert log cannot be written: {error.strerror}")
-        if verdict.stage is Stage.OVER:
-            if verdict.kind is VerdictKind.BENIGN and verdict.load.memory:
-                # The next message with the same globals costs nothing.
-                probe.know_globals(verdict.load.globals())
-        else:
+        if verdict.stage is not Stage.OVER or last:
             self.show(verdict)
+        elif verdict.kind is VerdictKind.BENIGN and verdict.load.memory:
+            # The next message with the same globals costs nothing.
+            probe.know_globals(verdict.load.globals())
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._stop = True
@@ -225,14 +226,24 @@ def printers(as_json: bool) -> tuple[Callable[[str], None], Callable[[Verdict], 
     if as_json:
         return (
             lambda text: print(text, file=sys.stderr, flush=True),
-            lambda verdict: out(
-                json.dumps(as_object(verdict, clock) | {"stage": verdict.stage.value})
-            ),
+            lambda verdict: out(json.dumps(as_object(verdict, clock))),
         )
 
+    told: dict[int, set[str]] = {}
+
     def show(verdict: Verdict) -> None:
-        # One line a load: an anomalous one has had its line at the alert.
-        if verdict.stage is Stage.ALERT or verdict.kind is not VerdictKind.ANOMALOUS:
+        # One line a load: an anomalous one has it at the alert, and one more when it is over if
+        # there is more to tell.
+        load = verdict.load.id
+        reasons = {reason.feature for reason in verdict.score.reasons}
+        if verdict.stage is Stage.ALERT:
+            told[load] = reasons
             out(as_text(verdict, clock))
+        elif verdict.kind is not VerdictKind.ANOMALOUS:
+            out(as_text(verdict, clock))
+        elif verdict.stage is Stage.OVER:
+            earlier = told.pop(load)
+            if reasons - earlier:
+                out(as_text(verdict, clock, earlier))
 
     return out, show

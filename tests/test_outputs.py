@@ -24,6 +24,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from dynahugd.baseline import Reason, Score
+from dynahugd.daemon import printers
 from dynahugd.errors import DynahugError
 from dynahugd.loads import Load
 from dynahugd.outputs.alertlog import AlertLog
@@ -116,6 +117,22 @@ def test_a_verdict_is_a_line_and_an_anomaly_has_a_line_for_each_reason() -> None
     assert as_text(lost, CLOCK).endswith("/models/m.pkl (3 records of this load were lost)")
 
 
+def test_an_anomalous_load_has_one_line_more_when_it_did_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, show = printers(as_json=False)
+    late = Reason("child.execute.shell", 1, 0, 0, 120, 50.0)
+    alert, over = a_verdict(), a_verdict(stage=Stage.OVER)
+    more = replace(over, score=replace(SCORE, reasons=(*SCORE.reasons, late)))
+    for verdict, lines in ((alert, 4), (a_verdict(stage=Stage.ENDED), 0), (more, 2)):
+        show(verdict)
+        assert len(capsys.readouterr().out.splitlines()) == lines
+    show(alert)
+    capsys.readouterr()
+    show(over)
+    assert capsys.readouterr().out == ""
+
+
 def hostile_verdict(text: str) -> Verdict:
     """A verdict all of whose text is hostile."""
     verdict = a_verdict(path=text)
@@ -154,6 +171,7 @@ def test_text_has_a_limit() -> None:
 def test_the_object_has_all_documented_fields() -> None:
     assert as_object(a_verdict(path=HOSTILE), CLOCK) == {
         "time": "2026-05-04T09:30:01.500000Z",
+        "stage": "alert",
         "load_id": "0000000000000abc",
         "tgid": 40,
         "tid": 41,

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="default: 127.0.0.1:9797; '' for none"
     )
-    parser.add_argument("--alert-log", metavar="FILE", help="append one JSON object an alert")
+    parser.add_argument(
+        "--alert-log", metavar="FILE", help="append each alert as a JSON line, and its last word"
+    )
     parser.add_argument("--json", action="store_true", help="print verdicts as JSON lines")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 from dynahugd.escape import escape, shorten
@@ -21,8 +22,11 @@ def _safe(text: str, limit: int = 4096) -> str:
     return shorten(escape(text), limit)
 
 
-def as_text(verdict: Verdict, clock: WallClock) -> str:
-    """One line: time, verdict, p-value, format, process, file; for an anomaly also the reasons."""
+def as_text(verdict: Verdict, clock: WallClock, told: Container[str] = ()) -> str:
+    """One line: time, verdict, p-value, format, process, file; for an anomaly also the reasons.
+
+    ``told``: features of the reasons that an earlier text gave already.
+    """
     load = verdict.load
     name = _safe(load.path) if load.path else "(no file)"
     lines = [
@@ -35,6 +39,8 @@ def as_text(verdict: Verdict, clock: WallClock) -> str:
     if verdict.kind is VerdictKind.ANOMALOUS:
         evidence = {item.feature: item for item in verdict.evidence}
         for reason in verdict.score.reasons:
+            if reason.feature in told:
+                continue
             item = evidence.get(reason.feature)
             detail = f": {_safe(item.detail, 200)}" if item else ""
             lines.append(f"    {words(reason)}{detail}")
@@ -46,6 +52,7 @@ def as_object(verdict: Verdict, clock: WallClock) -> dict[str, Any]:
     load, score = verdict.load, verdict.score
     return {
         "time": clock.iso(verdict.time),
+        "stage": verdict.stage.value,
         "load_id": f"{load.id:016x}",
         "tgid": load.tgid,
         "tid": load.tid,
