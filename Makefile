@@ -103,7 +103,8 @@ baseline: setup $(VENV)/.dev ## perform benign loads under the probe and train t
 	$(BIN)/dynahugd train benchmarks/baseline/recording.parquet -o dynahugd/baseline/embedded.npz
 
 .PHONY: bench
-bench: setup $(VENV)/.dev ## what watching costs the messages between processes
+bench: setup $(VENV)/.dev ## what watching costs: the daemon at rest, messages between processes
+	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.messages
 
 .PHONY: check
