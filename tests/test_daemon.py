@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.baseline.hosts import cold
 from tests.behaviours import TABLE, perform
 from tests.conftest import LOADERS
 from tests.harness import RunningDaemon
@@ -276,6 +277,17 @@ def test_every_interpreter_is_seen(
     else:
         assert watching.expect(done.pid)["verdict"] == "benign"
         assert watching.of(done.pid, "alert") == []
+
+
+@pytest.mark.parametrize("python", INTERPRETERS, ids=lambda path: path.parts[-3])
+def test_the_first_load_after_an_installation_is_benign(
+    watching: RunningDaemon, python: Path, tmp_path: Path
+) -> None:
+    # Nothing is compiled yet: the load compiles, and writes, the bytecode of all that it imports.
+    installed = cold(str(python), tmp_path)
+    done = perform(BEHAVIOURS["stdlib_types"], tmp_path / "scratch", python=installed)
+    assert watching.expect(done.pid)["verdict"] == "benign"
+    assert watching.of(done.pid, "alert") == []
 
 
 def test_an_interpreter_in_a_root_of_its_own_is_seen_and_released(

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynahugd.features import Classifier, Row, RowBuilder, is_context, is_mild
+from dynahugd.features import Classifier, Row, RowBuilder, is_context, is_mild, is_usual
 from dynahugd.features.classes import describe
 from dynahugd.features.places import place_read, place_written, program, scope
 from dynahugd.features.rows import total_calls
@@ -425,6 +425,13 @@ def test_which_columns_tell_the_kind_of_load_and_which_are_weak_evidence(
     column: str, context: bool, mild: bool
 ) -> None:
     assert (is_context(column), is_mild(column)) == (context, mild)
+
+
+@pytest.mark.parametrize("column", ["birth.process", "execute.inquiry", "child.execute.inquiry"])
+def test_asking_the_machine_what_it_is_is_usual(column: str) -> None:
+    assert is_usual(column)
+    assert not is_mild(column)
+    assert not is_usual(column.replace("process", "thread").replace("inquiry", "shell"))
 
 
 NUMBERS = syscalls.numbers("x86_64")

@@ -160,6 +160,14 @@ def test_one_new_column_of_ordinary_work_is_no_anomaly(baseline: Baseline) -> No
     assert baseline.score(Row("whole", median.counts | {"read.home": 1})).p_value > 0.001
 
 
+def test_what_honest_libraries_do_now_and_then_is_no_anomaly(baseline: Baseline) -> None:
+    median = sorted(BENIGN, key=lambda rows: verdict(baseline, rows))[len(BENIGN) // 2][0]
+    asks = {"birth.process": 1, "child.execute.inquiry": 1}
+    assert baseline.score(Row("whole", median.counts | asks)).p_value > 1e-4
+    runs = {"birth.process": 1, "child.execute.shell": 1}
+    assert baseline.score(Row("whole", median.counts | runs)).p_value < 1e-4
+
+
 def test_a_count_out_of_range_is_a_reason_with_the_benign_range(baseline: Baseline) -> None:
     plain = BENIGN[0][0]
     score = baseline.score(Row("whole", plain.counts | {"calls.lseek": 10**6}))
@@ -229,6 +237,19 @@ def test_as_many_fresh_benign_loads_alert_as_alpha_says(baseline: Baseline, alph
     # The held-out loads that calibrate are a sample as well as those that are counted.
     spread = math.sqrt(alpha * (1 - alpha) * (1 / len(FRESH) + 1 / len(BENIGN)))
     assert abs(alarms / len(FRESH) - alpha) < 4 * spread
+
+
+@pytest.mark.parametrize(("attacks", "deaf"), [(1, False), (30, True)])
+def test_one_attack_in_the_recording_does_not_make_the_baseline_deaf(
+    attacks: int, deaf: bool
+) -> None:
+    loads = loads_of(600, seed=6)
+    for number in range(attacks):
+        for row in loads[number]:
+            row.counts[f"execute.other-{number}"] = 1
+    baseline = trained(loads)
+    attack = Row("whole", loads[100][0].counts | {"execute.shell": 1})
+    assert (baseline.score(attack).p_value > 0.001) == deaf
 
 
 def test_where_many_loads_do_something_of_their_own_that_is_no_anomaly() -> None:

@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-__all__ = ["NOBODY", "Host", "installed", "make_host"]
+__all__ = ["NOBODY", "Host", "cold", "installed", "make_host"]
 
 #: A plain user that every host has.
 NOBODY = 65534
+
+#: Share of the processes whose interpreter has no bytecode cached: of a container image that was
+#: built without, or the first to run after an installation. The virtual environment's copies are
+#: large, and its libraries take long to compile.
+_COLD, _COLD_LIBRARIES = 0.2, 0.07
 
 #: CPython versions that dynahugd covers.
 _VERSIONS = [f"3.{minor}" for minor in range(8, 14)]
@@ -53,6 +58,25 @@ def installed() -> tuple[list[str], list[str]]:
     return pythons, [version for version in _VERSIONS if version not in found]
 
 
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+def cold(python: str, folder: Path) -> str:
+    """A copy of an interpreter's installation in which nothing is compiled yet; its interpreter.
+
+    By hard links where the file system is the same: do not change the files.
+    """
+    prefix = Path(python).parent.parent
+    copy = folder / prefix.name.lstrip(".")
+    ignore = shutil.ignore_patterns("__pycache__", "test")
+    shutil.copytree(prefix, copy, symlinks=True, ignore=ignore, copy_function=_link)
+    return str(copy / "bin" / Path(python).name)
+
+
 def make_host(folder: Path, python: str, rng: Random) -> Host:
     """Choose circumstances and make the folders that they need."""
     bare = python != sys.executable
@@ -76,6 +100,11 @@ def make_host(folder: Path, python: str, rng: Random) -> Host:
     flags = rng.choice(((), (), (), ("-B",), ("-u",), ("-I",), ("-s",), ("-S",) if bare else ()))
     # pyenv's interpreters lie in a home that nobody else may enter.
     plain = os.geteuid() == 0 and not bare and rng.random() < 0.3
+    share = _COLD if bare else _COLD_LIBRARIES
+    # A plain user would be given the files, which are the originals' too.
+    near = Path(python).parent.stat().st_dev == folder.stat().st_dev
+    if rng.random() < share and near and not plain:
+        python = cold(python, folder)
     return Host(
         folder=folder,
         python=python,

@@ -13,7 +13,8 @@ these have no variance to be measured by, and are the strongest evidence there i
 p-values are split conformal (Vovk et al., *Algorithmic Learning in a Random World*, 2005): the
 share of the cluster's held-out benign loads that score at least as high. Beyond the upper twentieth
 of these the tail is taken as exponential (peaks over threshold), so that scores keep their rank;
-but a p-value is never below the share of all held-out loads, of any cluster, that score as high.
+but a p-value is never below the share of all held-out loads, of any cluster, that score as high,
+but for the few that a recording may hold without being benign.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dynahugd.features import is_mild
+from dynahugd.features import is_mild, is_usual
 from dynahugd.features.rows import Row
 
 __all__ = ["DECISIVE", "MILD", "Baseline", "Calibration", "Cluster", "Reason", "Score", "robust"]
@@ -34,14 +35,20 @@ __all__ = ["DECISIVE", "MILD", "Baseline", "Calibration", "Cluster", "Reason", "
 Floats = npt.NDArray[np.float64]
 
 #: What a column adds to the score for its presence when no benign load ever showed it, when only
-#: loads of other clusters did, and when it tells little. An e-fold of its count adds a tenth.
+#: loads of other clusters did, when it is usual, and when it tells little. An e-fold of its count
+#: adds a tenth.
 DECISIVE = 50.0
 ELSEWHERE = 10.0
+USUAL = 2.0
 MILD = 0.5
 
-#: The tail of the scores falls by 1 / e in at least so much: where all held-out loads are alike,
-#: the first small difference says more about them than about a new load.
-_TAIL = 1.0
+#: The tail of the scores falls by 1 / e in at least so much: held-out loads of one recording are
+#: more alike than those of other hosts are to them.
+_TAIL = 1.6
+
+#: Share of held-out loads that may be as strange as they like: a recording that holds one attack
+#: must not make the baseline deaf to all others.
+_STRAY = 0.001
 
 _FLOOR = 1e-12
 
@@ -96,9 +103,10 @@ class Calibration:
         return max((tail + 1) / (n + 1) * math.exp(-(score - start) / scale), _FLOOR)
 
     def exceeded(self, score: float) -> float:
-        """Share of the held-out loads that score at least this high, in [0, 1)."""
+        """Share of the held-out loads that score at least this high, strays aside, in [0, 1)."""
         n = self.scores.size
-        return (n - int(np.searchsorted(self.scores, score, side="left"))) / (n + 1)
+        above = n - int(np.searchsorted(self.scores, score, side="left"))
+        return max(above - math.ceil(_STRAY * n), 0) / (n + 1)
 
 
 def robust(counts: Floats, median: Floats, scale: Floats) -> Floats:
@@ -263,6 +271,8 @@ def novelty(column: str, elsewhere: bool) -> float:
     """
     if is_mild(column):
         return MILD
+    if is_usual(column):
+        return USUAL
     return ELSEWHERE if elsewhere else DECISIVE
 
 

@@ -15,7 +15,7 @@ from dynahugd.loads import Act, Load
 from dynahugd.probes.layout import Bank
 from dynahugd.probes.syscalls import ACTIONS, Action
 
-__all__ = ["CONTEXT", "Row", "RowBuilder", "is_context", "is_mild"]
+__all__ = ["CONTEXT", "Row", "RowBuilder", "is_context", "is_mild", "is_usual"]
 
 #: What tells which kind of load this is, rather than what it does: the clusters are found in these.
 CONTEXT = re.compile(
@@ -34,6 +34,10 @@ _MILD = re.compile(
     r"|global\.(standard|library|package)|calls\..*|format\..*)$"
 )
 
+#: Columns of what honest libraries do now and then, in any kind of load: ask the machine what it is
+#: (uname, lscpu, ldconfig), or start a process. What such a process does has columns of its own.
+_USUAL = re.compile(r"^(child\.)?(birth\.process|execute\.inquiry)$")
+
 #: Calls that are telling only by their arguments, which the acts' columns count.
 _COUNTED_AS_ACTS = frozenset(
     name
@@ -50,6 +54,11 @@ def is_context(column: str) -> bool:
 def is_mild(column: str) -> bool:
     """Whether a column that no benign load of a cluster showed is weak evidence only."""
     return _MILD.match(column) is not None
+
+
+def is_usual(column: str) -> bool:
+    """Whether a column that no benign load of a cluster showed is some evidence, but not enough."""
+    return _USUAL.match(column) is not None
 
 
 @dataclass(frozen=True, slots=True)
