@@ -11,7 +11,7 @@ with the squared distance. To it each column adds that no benign load of the clu
 these have no variance to be measured by, and are the strongest evidence there is.
 
 p-values are split conformal (Vovk et al., *Algorithmic Learning in a Random World*, 2005): the
-share of the cluster's held-out benign loads that score at least as high. Beyond the upper twentieth
+share of the cluster's held-out benign loads that score at least as high. Beyond the upper fiftieth
 of these the tail is taken as exponential (peaks over threshold), so that scores keep their rank;
 but a p-value is never below the share of all held-out loads, of any cluster, that score as high,
 but for the few that a recording may hold without being benign.
@@ -38,17 +38,17 @@ Floats = npt.NDArray[np.float64]
 #: loads of other clusters did, when it is usual, and when it tells little. An e-fold of its count
 #: adds a tenth.
 DECISIVE = 50.0
-ELSEWHERE = 10.0
+ELSEWHERE = 20.0
 USUAL = 2.0
 MILD = 0.5
 
 #: The tail of the scores falls by 1 / e in at least so much: held-out loads of one recording are
 #: more alike than those of other hosts are to them.
-_TAIL = 1.6
+TAIL = 2.0
 
 #: Share of held-out loads that may be as strange as they like: a recording that holds one attack
 #: must not make the baseline deaf to all others.
-_STRAY = 0.001
+STRAY = 0.001
 
 _FLOOR = 1e-12
 
@@ -93,20 +93,20 @@ class Calibration:
     def p_value(self, score: float) -> float:
         """Share of loads like these that score at least this high, in (0, 1]."""
         n = self.scores.size
-        tail = max(n // 20, min(n, 10))
+        tail = max(n // 50, min(n, 5))
         start = float(self.scores[n - tail])
         if score <= start:
             above = n - int(np.searchsorted(self.scores, score, side="left"))
             return (above + 1) / (n + 1)
         # The median, unlike the mean, does not follow a few loads that are far out.
-        scale = max(float(np.median(self.scores[n - tail :] - start)) / math.log(2), _TAIL)
+        scale = max(float(np.median(self.scores[n - tail :] - start)) / math.log(2), TAIL)
         return max((tail + 1) / (n + 1) * math.exp(-(score - start) / scale), _FLOOR)
 
     def exceeded(self, score: float) -> float:
         """Share of the held-out loads that score at least this high, strays aside, in [0, 1)."""
         n = self.scores.size
         above = n - int(np.searchsorted(self.scores, score, side="left"))
-        return max(above - math.ceil(_STRAY * n), 0) / (n + 1)
+        return max(above - math.ceil(STRAY * n), 0) / (n + 1)
 
 
 def robust(counts: Floats, median: Floats, scale: Floats) -> Floats:
