@@ -104,15 +104,33 @@ def test_the_strangeness_goes_on_growing_where_the_decision_has_saturated(
     assert np.allclose(cluster.decision(away[20:]), -cluster.rho)
 
 
-def test_the_coordinates_are_white(baseline: Baseline) -> None:
+def test_the_coordinates_have_no_correlation_and_at_most_unit_variance(baseline: Baseline) -> None:
     training = matrix_of(baseline, BENIGN)
     for number, cluster in enumerate(baseline.clusters):
         u = cluster.coordinates(training[baseline.assign(training) == number])
-        spread = (u**2).mean(axis=0)
         assert np.abs(u.mean(axis=0)).max() < 1e-9
-        # Shrunk towards the sphere, and constant columns are floored: never more than white.
-        assert (spread < 1.2).all()
-        assert (spread > 0.8).sum() >= 3
+        covariance = u.T @ u / len(u)
+        # What other hosts may differ by is taken to lie on top of what the loads show.
+        assert (np.diag(covariance) < 1).all()
+        assert np.diag(covariance).max() > 0.3
+        assert np.abs(covariance - np.diag(np.diag(covariance))).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("column", "count", "alarm"),
+    [
+        ("calls.futex", 40, False),  # a contended lock
+        ("calls.brk", 60, False),  # another allocator
+        ("calls.lseek", 10**6, True),
+        ("calls.write", 10**6, True),
+    ],
+)
+def test_ordinary_calls_tell_only_in_floods(
+    baseline: Baseline, column: str, count: int, alarm: bool
+) -> None:
+    median = sorted(BENIGN, key=lambda rows: verdict(baseline, rows))[len(BENIGN) // 2][0]
+    score = baseline.score(Row("whole", median.counts | {column: count}))
+    assert (score.p_value <= 0.001) == alarm
 
 
 @pytest.mark.parametrize("column", ["execute.shell", "global.capable", "read.credentials"])
@@ -150,8 +168,9 @@ def test_a_column_that_only_other_kinds_of_loads_showed_is_decisive_too() -> Non
 def test_a_new_column_of_ordinary_work_is_weak_evidence(baseline: Baseline) -> None:
     median = sorted(BENIGN, key=lambda rows: verdict(baseline, rows))[len(BENIGN) // 2][0]
     before = baseline.score(median)
-    after = baseline.score(Row("whole", median.counts | {"read.home": 1, "calls.getcwd": 9}))
-    assert 2 * MILD < after.score - before.score < 2 * MILD * 1.25
+    after = baseline.score(Row("whole", median.counts | {"read.home": 1, "calls.getcwd": 2}))
+    # Ordinary work comes in company: what it adds is its Euclidean norm, not its sum.
+    assert 1 < (after.score - before.score) / (math.sqrt(2) * MILD) < 1.25
     assert after.p_value < before.p_value
 
 
@@ -290,7 +309,8 @@ def test_the_order_of_loads_and_rows_decides_nothing(baseline: Baseline) -> None
     one = np.array([verdict(baseline, rows) for rows in FRESH])
     other = np.array([verdict(turned, rows) for rows in FRESH])
     assert np.corrcoef(np.log(one), np.log(other))[0, 1] > 0.99
-    assert np.abs(np.log(one / other))[one > 0.01].max() < 0.5
+    counted = one > 0.03  # below, p-values are extrapolated
+    assert np.abs(np.log(one / other))[counted].max() < 0.5
     strange = Row("whole", BENIGN[0][0].counts | {"execute.shell": 1})
     assert verdict(turned, [strange]) < 1e-6
 

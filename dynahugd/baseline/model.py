@@ -35,8 +35,7 @@ __all__ = ["DECISIVE", "MILD", "Baseline", "Calibration", "Cluster", "Reason", "
 Floats = npt.NDArray[np.float64]
 
 #: What a column adds to the score for its presence when no benign load ever showed it, when only
-#: loads of other clusters did, when it is usual, and when it tells little. An e-fold of its count
-#: adds a tenth.
+#: loads of other clusters did, when it is usual, and when it tells little; see ``surprise``.
 DECISIVE = 50.0
 ELSEWHERE = 20.0
 USUAL = 2.0
@@ -234,10 +233,10 @@ class Baseline:
             self.columns[i]: int(vector[0, i])
             for i in np.flatnonzero((vector[0] > 0) & ~cluster.seen)
         } | foreign
-        weights = {
-            name: novelty(name, name in self.index) * more(count) for name, count in novel.items()
-        }
-        score = strangeness + sum(weights.values())
+        presence = np.array([novelty(name, name in self.index) for name in novel])
+        each = surprise(presence, np.array(list(novel.values()), float))
+        score = strangeness + float(total_surprise(presence, each))
+        weights = dict(zip(novel, each.tolist(), strict=True))
         p_value = max(cluster.calibration.p_value(score), self.pool.exceeded(score))
         found = self._reasons(cluster, vector[0], novel, weights) if reasons else ()
         return Score(score, p_value, cluster.name, found)
@@ -276,6 +275,25 @@ def novelty(column: str, elsewhere: bool) -> float:
     return ELSEWHERE if elsewhere else DECISIVE
 
 
-def more(counts: Any) -> Any:
-    """The factor by which a count above zero raises what its column's presence adds."""
-    return 1 + 0.1 * np.log(np.maximum(counts, 1))
+def surprise(weights: Floats, counts: Floats) -> Floats:
+    """What each column adds to the score that no benign load of the cluster showed.
+
+    ``weights`` is what presence adds (:func:`novelty`), shape (columns,); ``counts`` has shape
+    (..., columns), and so has the result. An e-fold of the count adds a tenth. Of ordinary work
+    little is nothing, but a flood tells: there the squared log counts, as it does for columns that
+    the cluster knows.
+    """
+    folds = np.log(np.maximum(counts, 1))
+    each = weights * (1 + 0.1 * folds) + (weights == MILD) * 0.1 * folds**2
+    return np.asarray(each * (counts > 0))
+
+
+def total_surprise(weights: Floats, each: Floats) -> Floats:
+    """What they add together, shapes (columns,), (..., columns) -> (...).
+
+    Evidence that decides adds up. Ordinary work comes in company (a process, the pipe to it, the
+    search for its program, the libraries that it reads) and is told once: by its Euclidean norm.
+    """
+    ordinary = weights <= USUAL
+    decisive = (each * ~ordinary).sum(axis=-1)
+    return np.asarray(decisive + np.sqrt(((each * ordinary) ** 2).sum(axis=-1)))

@@ -17,9 +17,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dynahugd.baseline.model import Baseline, Calibration, Cluster, more, novelty, robust
+from dynahugd.baseline.model import (
+    Baseline,
+    Calibration,
+    Cluster,
+    novelty,
+    robust,
+    surprise,
+    total_surprise,
+)
 from dynahugd.errors import DynahugError
-from dynahugd.features import Row, is_context
+from dynahugd.features import Row, is_context, is_mild
 
 __all__ = ["COMMON", "Recipe", "common_globals", "train"]
 
@@ -30,9 +38,10 @@ _OWN_CALIBRATION = 200
 _FORMAT_WEIGHT = 3.0
 #: A global of fewer loads is one of a user's own module, not of a library.
 COMMON = 5
-#: Variance of a direction of the robust coordinates is taken to be at least this: counts that are
-#: always the same in the recording are not so on every host.
-_VARIANCE = 0.05
+#: Variance of a column's robust coordinate that comes on top of what the recording shows, since its
+#: hosts are not all hosts: of ordinary work, which is a matter of machine, moment and libraries (a
+#: contended lock, a slow disk, another allocator), an e-fold more or less says nothing.
+_VARIANCE, _VARIANCE_MILD = 0.05, 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +63,7 @@ class Recipe:
     clusters: int = 12
     least: int = 40
     nu: float = 0.01
-    gamma: float = 0.1
+    gamma: float = 0.2
     folds: int = 5
     rows_per_load: int = 12
     rows: int = 4000
@@ -106,6 +115,7 @@ def train(
     rng = np.random.default_rng(recipe.seed)
     fold = rng.integers(recipe.folds, size=len(loads))
     held_out = np.full(owner.size, -np.inf)
+    variance = np.array([_VARIANCE_MILD if is_mild(name) else _VARIANCE for name in columns])
     strangest = np.array([novelty(name, False) for name in columns])
     strange = np.array([novelty(name, True) for name in columns])
     for part in range(recipe.folds):
@@ -117,10 +127,9 @@ def train(
             rows = test & (labels == label)
             if not rows.any() or np.unique(owner[inside]).size < 5:
                 continue
-            cluster = _fit(matrix[inside], owner[inside], centres[label], "", recipe, rng)
-            novel = (matrix[rows] > 0) & ~cluster.seen
-            extra = (novel * weights * more(matrix[rows])).sum(axis=1)
-            held_out[rows] = cluster.strangeness(matrix[rows]) + extra
+            cluster = _fit(matrix[inside], owner[inside], centres[label], variance, "", recipe, rng)
+            each = surprise(weights, matrix[rows] * ~cluster.seen)
+            held_out[rows] = cluster.strangeness(matrix[rows]) + total_surprise(weights, each)
 
     scores = np.full(len(loads), -np.inf)
     np.maximum.at(scores, owner, held_out)
@@ -144,6 +153,7 @@ def train(
             matrix[inside],
             owner[inside],
             centres[label],
+            variance,
             f"{names.most_common(1)[0][0]}-{label}",
             recipe,
             rng,
@@ -210,6 +220,7 @@ def _fit(
     matrix: Floats,
     owner: npt.NDArray[np.intp],
     centre: Floats,
+    variance: Floats,
     name: str,
     recipe: Recipe,
     rng: np.random.Generator,
@@ -228,8 +239,8 @@ def _fit(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a cluster of identical rows has no covariance
         covariance = LedoitWolf(assume_centered=True).fit(f - mean).covariance_
-    values, vectors = np.linalg.eigh(covariance)
-    whitening = vectors / np.sqrt(np.maximum(values, _VARIANCE))
+    values, vectors = np.linalg.eigh(covariance + np.diag(variance[seen]))
+    whitening = vectors / np.sqrt(values)
     u = (f - mean) @ whitening
     if len(u) > recipe.rows:
         u = u[rng.choice(len(u), recipe.rows, replace=False)]
