@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 from dynahugd.baseline import Baseline, Cluster, read, write
+from dynahugd.baseline.detector import Calibration, Detector
 from dynahugd.baseline.files import VERSION, BaselineError, _digest
-from dynahugd.baseline.model import Calibration
+from dynahugd.baseline.model import novelty
 from dynahugd.features import Row
 
 COLUMNS = ("calls.read", "execute.shell", "format.npz", "format.pickle", "global.package")
@@ -55,11 +56,14 @@ def small_baseline() -> Baseline:
     """A baseline of two clusters."""
     return Baseline(
         COLUMNS,
-        np.array([0, 2, 3]),
-        np.array([1.0, 0.5, 0.5]),
-        np.array([1.0, 0.4, 0.4]),
-        (cluster(0), cluster(1)),
-        Calibration(np.sort(np.random.default_rng(2).normal(size=180))),
+        Detector(
+            np.array([0, 2, 3]),
+            np.array([1.0, 0.5, 0.5]),
+            np.array([1.0, 0.4, 0.4]),
+            (cluster(0), cluster(1)),
+            Calibration(np.sort(np.random.default_rng(2).normal(size=180))),
+            np.array([novelty(name, True) for name in COLUMNS]),
+        ),
         frozenset({("numpy", "ndarray"), ("ünï.code", "Näme")}),
         {"trained": "2026-05-04T09:30:00+00:00", "loads": 181, "note": "\x1b and \ud800"},
     )

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynahugd.baseline import Baseline
-from dynahugd.baseline.model import DECISIVE, MILD, TAIL, Calibration
-from dynahugd.baseline.training import Recipe, common_globals, train
+from dynahugd.baseline.detector import DECISIVE, MILD, TAIL, Calibration
+from dynahugd.baseline.training import common_globals, train
 from dynahugd.errors import DynahugError
 from dynahugd.features import Row
 
 Floats = npt.NDArray[np.float64]
-RECIPE = Recipe(clusters=3)
+CLUSTERS, NU = 3, 0.01
 
 
 def loads_of(number: int, seed: int) -> list[list[Row]]:
@@ -47,9 +47,9 @@ def loads_of(number: int, seed: int) -> list[list[Row]]:
     return loads
 
 
-def trained(loads: list[list[Row]], recipe: Recipe = RECIPE) -> Baseline:
+def trained(loads: list[list[Row]]) -> Baseline:
     """A baseline of these loads."""
-    return train(loads, frozenset({("numpy", "ndarray")}), {"loads": len(loads)}, recipe)
+    return train(loads, frozenset({("numpy", "ndarray")}), {"loads": len(loads)}, CLUSTERS)
 
 
 BENIGN = loads_of(600, seed=1)
@@ -79,9 +79,9 @@ def test_the_decision_is_scikit_learns_to_nine_digits(baseline: Baseline) -> Non
     far = fresh * 1000.0 + 7
     assert len(baseline.clusters) == 3
     for number, cluster in enumerate(baseline.clusters):
-        own = training[baseline.assign(training) == number]
+        own = training[baseline.detector.assign(training) == number]
         assert len(own) == cluster.rows
-        svm = OneClassSVM(kernel="rbf", gamma=cluster.gamma, nu=RECIPE.nu)
+        svm = OneClassSVM(kernel="rbf", gamma=cluster.gamma, nu=NU)
         svm.fit(cluster.coordinates(own))
         for counts in (own, fresh, far):
             expected = svm.decision_function(cluster.coordinates(counts))
@@ -107,7 +107,7 @@ def test_the_strangeness_goes_on_growing_where_the_decision_has_saturated(
 def test_the_coordinates_have_no_correlation_and_at_most_unit_variance(baseline: Baseline) -> None:
     training = matrix_of(baseline, BENIGN)
     for number, cluster in enumerate(baseline.clusters):
-        u = cluster.coordinates(training[baseline.assign(training) == number])
+        u = cluster.coordinates(training[baseline.detector.assign(training) == number])
         assert np.abs(u.mean(axis=0)).max() < 1e-9
         covariance = u.T @ u / len(u)
         # What other hosts may differ by is taken to lie on top of what the loads show.

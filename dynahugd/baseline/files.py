@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dynahugd.baseline.model import Baseline, Calibration, Cluster
+from dynahugd.baseline.detector import Calibration, Cluster, Detector
+from dynahugd.baseline.model import Baseline, novelty
 from dynahugd.errors import DynahugError
 from dynahugd.escape import escape
 
@@ -61,10 +62,10 @@ def _digest(arrays: dict[str, npt.NDArray[Any]]) -> str:
 def write(baseline: Baseline, path: str | os.PathLike[str]) -> None:
     """Write a baseline; an existing file is replaced only when the new one is complete."""
     arrays: dict[str, npt.NDArray[Any]] = {
-        "contexts": baseline.contexts.astype(np.int64),
-        "context_mean": baseline.context_mean,
-        "context_scale": baseline.context_scale,
-        "pool": baseline.pool.scores,
+        "contexts": baseline.detector.contexts.astype(np.int64),
+        "context_mean": baseline.detector.context_mean,
+        "context_scale": baseline.detector.context_scale,
+        "pool": baseline.detector.pool.scores,
     }
     for number, cluster in enumerate(baseline.clusters):
         for name in _CLUSTER_ARRAYS:
@@ -188,13 +189,17 @@ def _assemble(metadata: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> 
         _check_shapes(parts, len(columns), contexts.size, scores.size)
         clusters.append(Cluster(calibration=Calibration(scores), **(rest | parts)))
     _check(bool(clusters), "it has no clusters")
-    return Baseline(
-        tuple(columns),
+    detector = Detector(
         contexts,
         arrays["context_mean"],
         arrays["context_scale"],
         tuple(clusters),
         Calibration(np.sort(arrays["pool"].ravel())),
+        np.array([novelty(name, True) for name in columns], np.float64),
+    )
+    return Baseline(
+        tuple(columns),
+        detector,
         frozenset((module, name) for module, name in known),
         metadata["metadata"],
     )

@@ -35,14 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("recordings", metavar="FILE", nargs="+")
     parser.add_argument("-o", "--output", metavar="BASELINE", required=True)
-    for option, default, low, high in (("--clusters", 12, 1, 1000), ("--seed", 0, 0, 2**32 - 1)):
-        parser.add_argument(
-            option,
-            type=_from_to(low, high),
-            default=default,
-            metavar="N",
-            help=f"default: {default}",
-        )
+    parser.add_argument(
+        "--clusters",
+        type=_from_to(1, 1000),
+        metavar="N",
+        help="default: the number with the fewest held-out false alarms",
+    )
+    parser.add_argument(
+        "--seed", type=_from_to(0, 2**32 - 1), default=0, metavar="N", help="default: 0"
+    )
     parser.add_argument("--note", default="", metavar="TEXT", help="kept in the metadata")
     parser.add_argument("--json", action="store_true", help="print the metadata as JSON")
 
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         import sklearn
 
-        from dynahugd.baseline.training import Recipe, common_globals, train
+        from dynahugd.baseline.training import NUMBERS, common_globals, train
     except ImportError as error:
         raise DynahugError("training needs scikit-learn: pip install 'dynahugd[train]'") from error
     from dynahugd.features import Classifier, Row
@@ -91,8 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
         "scikit_learn": sklearn.__version__,
         "note": arguments.note,
     }
-    recipe = Recipe(clusters=arguments.clusters, seed=arguments.seed)
-    baseline = train(loads, common, metadata, recipe)
+    clusters = arguments.clusters or NUMBERS
+    baseline = train(loads, common, metadata, clusters, arguments.seed)
     files.write(baseline, arguments.output)
     if arguments.json:
         print(json.dumps(metadata))

@@ -1,0 +1,174 @@
+"""The detector as a scikit-learn estimator on arrays of counts without names."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+import dynahugd.baseline
+from dynahugd.baseline import ClusteredOneClassSVM
+
+Floats = npt.NDArray[np.float64]
+
+#: Columns: three of ordinary work, a constant one, and one that no benign row shows.
+READ, MAP, OPEN, CLOSE, EXEC = range(5)
+
+
+def counts(number: int, seed: int) -> Floats:
+    """Benign rows of two kinds, one of which opens a hundred times as many files."""
+    rng = np.random.default_rng(seed)
+    kind = rng.integers(2, size=number)
+    size = rng.lognormal(3 + 2 * kind, 0.4)
+    rows = np.zeros((number, 5))
+    rows[:, READ] = 5 + rng.poisson(size)
+    rows[:, MAP] = rng.poisson(size / 4)
+    rows[:, OPEN] = np.where(kind, 100, 1)
+    rows[:, CLOSE] = 7
+    return rows
+
+
+BENIGN = counts(1000, seed=1)
+FRESH = counts(5000, seed=2)
+
+
+def fitted(rows: Floats = BENIGN, **options: object) -> ClusteredOneClassSVM:
+    """An estimator with few numbers of clusters to try."""
+    return ClusteredOneClassSVM(**({"clusters": (1, 2)} | options)).fit(rows)
+
+
+@pytest.fixture(scope="module")
+def estimator() -> ClusteredOneClassSVM:
+    """Learned from 1,000 rows."""
+    return fitted()
+
+
+def test_fit_learns_what_it_documents(estimator: ClusteredOneClassSVM) -> None:
+    assert estimator.n_features_in_ == 5
+    assert estimator.labels_.shape == estimator.held_out_.shape == (1000,)
+    assert set(estimator.alarms_) == {1, 2}
+    assert len(estimator.detector_.clusters) == 2
+    again = clone(estimator)
+    assert again.get_params() == estimator.get_params()
+    with pytest.raises(NotFittedError):
+        again.predict(BENIGN)
+
+
+def test_results_have_a_row_each(estimator: ClusteredOneClassSVM) -> None:
+    assert estimator.score_samples(FRESH).shape == (5000,)
+    p_values = estimator.p_value(FRESH)
+    assert p_values.shape == (5000,)
+    assert ((p_values > 0) & (p_values <= 1)).all()
+    assert set(estimator.predict(FRESH)) <= {-1, 1}
+    assert ((estimator.predict(FRESH) == -1) == (p_values <= estimator.alpha)).all()
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.3])
+def test_as_many_fresh_rows_are_outliers_as_alpha_says(
+    estimator: ClusteredOneClassSVM, alpha: float
+) -> None:
+    share = (estimator.p_value(FRESH) <= alpha).mean()
+    spread = math.sqrt(alpha * (1 - alpha) * (1 / len(FRESH) + 1 / len(BENIGN)))
+    assert abs(share - alpha) < 4 * spread
+
+
+def test_a_feature_that_no_benign_row_showed_decides(estimator: ClusteredOneClassSVM) -> None:
+    once = FRESH[:200].copy()
+    once[:, EXEC] = 1
+    assert (estimator.p_value(once) < 1e-6).all()
+
+
+def test_one_more_where_benign_rows_never_differ_is_an_outlier(
+    estimator: ClusteredOneClassSVM,
+) -> None:
+    more = FRESH[:200].copy()
+    more[:, CLOSE] += 1
+    assert (estimator.predict(more) == -1).all()
+    assert (estimator.predict(FRESH[:200]) == 1).mean() > 0.99
+
+
+def test_scores_rank_and_do_not_saturate(estimator: ClusteredOneClassSVM) -> None:
+    ever_more = np.repeat(BENIGN[:1], 30, axis=0)
+    ever_more[:, CLOSE] = 7 + 2.0 ** np.arange(30)
+    assert (np.diff(estimator.score_samples(ever_more)) < 0).all()
+
+
+def test_a_row_goes_to_its_own_kind(estimator: ClusteredOneClassSVM) -> None:
+    # A hundred opens are ordinary in one kind of load, and a payload in the other.
+    small = BENIGN[BENIGN[:, OPEN] == 1][:50].copy()
+    small[:, OPEN] = 20
+    assert (estimator.predict(small) == -1).all()
+
+
+def test_the_order_of_features_decides_nothing(estimator: ClusteredOneClassSVM) -> None:
+    order = [3, 0, 4, 2, 1]
+    turned = fitted(BENIGN[:, order])
+    difference = turned.score_samples(FRESH[:, order]) - estimator.score_samples(FRESH)
+    assert np.abs(difference).max() < 1e-6
+
+
+def test_the_order_of_rows_decides_what_is_held_out_together_and_no_more(
+    estimator: ClusteredOneClassSVM,
+) -> None:
+    turned = fitted(BENIGN[::-1])
+    assert np.abs(turned.score_samples(FRESH) - estimator.score_samples(FRESH)).max() < 1e-3
+    one, other = estimator.p_value(FRESH), turned.p_value(FRESH)
+    assert np.quantile(np.abs(np.log(one / other))[one > 0.05], 0.99) < 0.5
+
+
+def test_duplicate_rows_of_a_group_change_no_verdict(estimator: ClusteredOneClassSVM) -> None:
+    groups = np.arange(len(BENIGN))
+    twice = ClusteredOneClassSVM(clusters=(1, 2)).fit(
+        np.repeat(BENIGN, 2, axis=0), groups=np.repeat(groups, 2)
+    )
+    assert twice.held_out_.shape == (1000,)
+    assert (twice.predict(FRESH) == estimator.predict(FRESH)).mean() > 0.999
+
+
+def test_rows_of_one_group_are_held_out_together() -> None:
+    # Ten rows of a kind of its own: alone in a group each, nine vouch for the tenth.
+    strange = np.tile([50.0, 9, 1, 7, 3], (10, 1))
+    rows = np.concatenate([BENIGN[:300], strange])
+    alone = np.arange(310)
+    together = np.minimum(alone, 300)
+    apart = ClusteredOneClassSVM(clusters=1).fit(rows, groups=alone)
+    one = ClusteredOneClassSVM(clusters=1).fit(rows, groups=together)
+    assert apart.held_out_[300:].max() < 10
+    assert one.held_out_.shape == (301,)
+    assert one.held_out_[300] > 40
+
+
+def test_the_number_of_clusters_is_that_with_the_fewest_held_out_false_alarms() -> None:
+    rows = counts(400, seed=3)
+    found = fitted(rows, clusters=(1, 2, 3))
+    fewest = min(found.alarms_.values())
+    best = max(number for number, alarms in found.alarms_.items() if alarms == fewest)
+    assert len(found.detector_.clusters) == best
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[1.0, -1.0], [1.0, 2.0]], "negative"),
+        ([[1.0, math.nan], [1.0, 2.0]], "NaN"),
+        ([[1.0, 2.0]], "minimum of 2"),
+        ([1.0, 2.0], "2D array"),
+    ],
+)
+def test_what_is_no_table_of_counts_is_refused(rows: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClusteredOneClassSVM().fit(rows)
+
+
+def test_another_width_is_refused(estimator: ClusteredOneClassSVM) -> None:
+    with pytest.raises(ValueError, match="X has 4 features, but 5 were learned"):
+        estimator.predict(FRESH[:, :4])
+
+
+def test_the_package_has_no_other_lazy_names() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'ClusteredSVM'"):
+        _ = dynahugd.baseline.ClusteredSVM
