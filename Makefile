@@ -107,6 +107,11 @@ bench: setup $(VENV)/.dev ## what watching costs: the daemon at rest, messages b
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.messages
 
+.PHONY: bench-paper
+bench-paper: $(VENV)/.dev ## the detector on the data of the DynaHug paper, as docs/bench-paper.md
+	$(BIN)/python -m benchmarks.paper > docs/bench-paper.md.new
+	mv docs/bench-paper.md.new docs/bench-paper.md
+
 .PHONY: check
 check: setup $(VENV)/.dev ## formatting, lint, types, generated documents
 	$(BIN)/ruff format --check .
