@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,38 @@ def test_a_baseline_is_checked_and_shown(capsys: Captured, baseline: str) -> Non
     shown = json.loads(capsys.readouterr().out)
     assert shown["metadata"]["loads"] == 181
     assert [item["name"] for item in shown["clusters"]] == ["npz-0", "pickle-1"]
+
+
+def test_two_baselines_are_compared(capsys: Captured, baseline: str, tmp_path: Path) -> None:
+    other = str(tmp_path / "other.npz")
+    small = small_baseline()
+    columns = tuple(name.replace("execute.shell", "write.\x1b[2J") for name in small.columns)
+    known = frozenset({("numpy", "ndarray"), ("torch", "Size")})
+    write(replace(small, columns=columns, known_globals=known, index={}), other)
+    assert main(["baseline", "diff", baseline, other]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{baseline} -> {other}: 181 -> 181 loads, 2 -> 2 clusters",
+        "+ column  write.\\x1b[2J",
+        "- column  execute.shell",
+        "+ global  torch.Size",
+        "- global  ünï.code.Näme",
+    ]
+    assert main(["baseline", "diff", baseline, baseline]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert main(["baseline", "diff", other, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["baselines"] == ["embedded", other]
+    assert "write.\x1b[2J" in printed["columns"]["added"]
+    assert printed["columns"]["removed"]
+
+
+def test_baseline_takes_as_many_files_as_make_sense(capsys: Captured, baseline: str) -> None:
+    assert sentence(capsys, "baseline", "diff") == (
+        "diff takes two baselines, or one to compare with the embedded one"
+    )
+    assert sentence(capsys, "baseline", "show", baseline, baseline) == (
+        "show takes one baseline at a time"
+    )
 
 
 def test_a_baseline_that_cannot_be_used_is_refused_in_a_sentence(
