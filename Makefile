@@ -17,7 +17,7 @@ ROUNDS ?= 20
 # clang, llvm, libbpf-dev compile the probe; libbpf1 and python3-bpfcc load it; bcc wants the headers
 # of some recent kernel; python3-systemd talks to systemd; gcc builds a payload of the tests.
 DEBIAN := bpftool clang clang-format llvm libbpf-dev libbpf1 python3-bpfcc python3-systemd python3-venv \
-	linux-headers-$(shell dpkg --print-architecture) gcc libc6-dev make
+	linux-headers-$(shell dpkg --print-architecture) gcc libc6-dev make util-linux
 
 BPF_FLAGS := -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -Wno-unused-parameter \
 	-I/usr/include/$(shell uname -m)-linux-gnu
@@ -71,7 +71,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.run
 
 .PHONY: objects
 objects: packages
-	@$(MAKE) --no-print-directory $(OBJECTS)
+	@$(MAKE) --silent --no-print-directory $(OBJECTS)
 
 bpf/build/dynahug.x86_64.bpf.o: ARCHITECTURE := X86
 bpf/build/dynahug.aarch64.bpf.o: ARCHITECTURE := ARM64
@@ -112,6 +112,23 @@ bench-paper: $(VENV)/.dev ## the detector on the data of the DynaHug paper, as d
 	$(BIN)/python -m benchmarks.paper > docs/bench-paper.md.new
 	mv docs/bench-paper.md.new docs/bench-paper.md
 
+.peers/.done:
+	@echo "installing the scanners into .peers"
+	$(PYTHON) -m venv .peers
+	.peers/bin/pip install --quiet picklescan modelscan fickling modelaudit
+	@touch $@
+
+.PHONY: bench-lab
+bench-lab: setup $(VENV)/.dev ## loads in environments that differ as hosts do, as docs/bench-lab.md
+	$(BIN)/python -m benchmarks.lab.record build/lab
+	$(BIN)/python -m benchmarks.lab.report build/lab > docs/bench-lab.md.new
+	mv docs/bench-lab.md.new docs/bench-lab.md
+
+.PHONY: bench-peers
+bench-peers: setup $(VENV)/.dev .peers/.done ## scanners of model files beside dynahugd, as docs/bench-peers.md
+	$(BIN)/python -m benchmarks.peers --scanners .peers/bin > docs/bench-peers.md.new
+	mv docs/bench-peers.md.new docs/bench-peers.md
+
 .PHONY: check
 check: setup $(VENV)/.dev ## formatting, lint, types, generated documents
 	$(BIN)/ruff format --check .
@@ -136,4 +153,4 @@ format: $(VENV)/.dev ## format everything
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf $(VENV) bpf/build build *.egg-info
+	rm -rf $(VENV) .peers bpf/build build *.egg-info
