@@ -6,11 +6,12 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-__all__ = ["NOBODY", "Host", "cold", "installed", "make_host"]
+__all__ = ["NOBODY", "Circumstances", "Host", "cold", "installed", "make_host"]
 
 #: A plain user that every host has.
 NOBODY = 65534
@@ -22,6 +23,22 @@ _COLD, _COLD_LIBRARIES = 0.2, 0.07
 
 #: CPython versions that dynahugd covers.
 _VERSIONS = [f"3.{minor}" for minor in range(8, 14)]
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What all processes of a workload have in common; chance decides the rest.
+
+    Attributes
+    ----------
+    pythons : interpreters to load with; empty: all that are installed.
+    environment : variables on top of each process' own.
+    cold : whether no interpreter has bytecode cached; None: some have not.
+    """
+
+    pythons: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    cold: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +94,7 @@ def cold(python: str, folder: Path) -> str:
     return str(copy / "bin" / Path(python).name)
 
 
-def make_host(folder: Path, python: str, rng: Random) -> Host:
+def make_host(folder: Path, python: str, rng: Random, common: Circumstances) -> Host:
     """Choose circumstances and make the folders that they need."""
     bare = python != sys.executable
     home, scratch = folder / "home", folder / "tmp"
@@ -101,15 +118,15 @@ def make_host(folder: Path, python: str, rng: Random) -> Host:
     # pyenv's interpreters lie in a home that nobody else may enter.
     plain = os.geteuid() == 0 and not bare and rng.random() < 0.3
     share = _COLD if bare else _COLD_LIBRARIES
-    # A plain user would be given the files, which are the originals' too.
     near = Path(python).parent.stat().st_dev == folder.stat().st_dev
-    if rng.random() < share and near and not plain:
+    is_cold = rng.random() < share and near if common.cold is None else common.cold
+    if is_cold and not plain:  # a plain user would be given the files, which are the originals' too
         python = cold(python, folder)
     return Host(
         folder=folder,
         python=python,
         flags=flags,
-        environment=environment,
+        environment=environment | dict(common.environment),
         cwd=rng.choice((folder, home, Path("/"))),
         uid=NOBODY if plain else os.geteuid(),
     )

@@ -24,11 +24,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.baseline.hosts import Host, installed, make_host
+from benchmarks.baseline.hosts import Circumstances, Host, installed, make_host
 from benchmarks.baseline.programs import arrays, crowds, estimators, pickles, tensors, users
 from benchmarks.baseline.programs.kind import KEEP, Kind, word
 
-__all__ = ["FAMILIES", "main"]
+__all__ = ["FAMILIES", "Workload", "WorkloadError", "chosen", "main", "scratch"]
 
 FAMILIES: dict[str, tuple[Kind, ...]] = {
     "pickles": pickles.KINDS,
@@ -150,10 +150,16 @@ class Workload:
     kinds : the kinds to perform, by family.
     scale : multiplies how often each is performed; at least once each.
     roots : folders for all files; on disk, and in memory where there is such a place.
+    common : circumstances of all processes.
     """
 
     def __init__(
-        self, kinds: dict[str, list[Kind]], rng: Random, scale: float, roots: list[Path]
+        self,
+        kinds: dict[str, list[Kind]],
+        rng: Random,
+        scale: float,
+        roots: list[Path],
+        common: Circumstances | None = None,
     ) -> None:
         self._kinds = kinds
         self._rng = rng
@@ -162,12 +168,16 @@ class Workload:
         self._children = Children()
         self._left: deque[tuple[float, Host]] = deque()
         self.tally = Tally()
-        self._pythons, self.missing = installed()
+        self._common = common or Circumstances()
+        pythons, self.missing = installed()
+        self._pythons = list(self._common.pythons) or pythons
+        # The others have no libraries.
+        self._libraries = [python for python in self._pythons if python == sys.executable]
 
     def _host(self, python: str) -> Host:
         memory = self._rng.random() < _ON_MEMORY
         root = self._roots[-1 if memory else 0]
-        return make_host(root / word(self._rng, 5), python, self._rng)
+        return make_host(root / word(self._rng, 5), python, self._rng, self._common)
 
     def _times(self, often: int) -> int:
         return max(1, round(often * self._scale)) if often else 0
@@ -180,7 +190,7 @@ class Workload:
 
     def _fresh(self, family: str) -> Iterator[tuple[str, list[tuple[Host, Item]]]]:
         """For each interpreter, processes that load one file, for another to make before."""
-        pythons = self._pythons if family in _BARE else [sys.executable]
+        pythons = self._pythons if family in _BARE else self._libraries
         turns = [kind for kind in self._kinds[family] for _ in range(self._times(kind.fresh))]
         self._rng.shuffle(turns)
         for index, python in enumerate(pythons):
@@ -194,8 +204,10 @@ class Workload:
 
     def _warm(self, family: str) -> Iterator[tuple[Host, list[Item]]]:
         """Long-lived processes that make files and load them, in any order."""
-        pythons = self._pythons if family in _BARE else [sys.executable] * _LIVES
+        pythons = self._pythons if family in _BARE else self._libraries * _LIVES
         lives: list[tuple[Host, list[Item]]] = [(self._host(python), []) for python in pythons]
+        if not lives:
+            return
         turn = 0
         for kind in self._kinds[family]:
             left = self._times(kind.warm)
@@ -260,7 +272,7 @@ class Workload:
                 raise
 
 
-def _chosen(only: list[str] | None) -> dict[str, list[Kind]]:
+def chosen(only: list[str] | None) -> dict[str, list[Kind]]:
     """The kinds by family; raises `WorkloadError` for a name that is none."""
     names = {kind.name for kinds in FAMILIES.values() for kind in kinds}
     for name in only or ():
@@ -276,6 +288,18 @@ def _chosen(only: list[str] | None) -> dict[str, list[Kind]]:
     return chosen
 
 
+def scratch(stack: ExitStack) -> list[Path]:
+    """Folders for all files, deleted with the stack; on disk, and in memory where there is one."""
+    places = [None, _MEMORY] if os.access(_MEMORY, os.W_OK) else [None]
+    roots = [
+        Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loads-", dir=place)))
+        for place in places
+    ]
+    for root in roots:
+        root.chmod(0o1777)  # one of the processes' users is not ours
+    return roots
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks.baseline.workload", description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of everything random (0)")
@@ -286,7 +310,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _perform(arguments: argparse.Namespace) -> None:
-    kinds = _chosen(arguments.only)
+    kinds = chosen(arguments.only)
     if arguments.list:
         print(f"{'kind':32} {'family':12} {'fresh':>6} {'warm':>5}")
         for family, rows in kinds.items():
@@ -295,13 +319,7 @@ def _perform(arguments: argparse.Namespace) -> None:
         return
     started = time.monotonic()
     with ExitStack() as stack:
-        places = [None, _MEMORY] if os.access(_MEMORY, os.W_OK) else [None]
-        roots = [
-            Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="loads-", dir=place)))
-            for place in places
-        ]
-        for root in roots:
-            root.chmod(0o1777)  # one of the processes' users is not ours
+        roots = scratch(stack)
         workload = Workload(kinds, Random(arguments.seed), arguments.scale, roots)
         for version in workload.missing:
             print(f"CPython {version} is not installed by pyenv: skipped")

@@ -1,0 +1,1 @@
+"""The laboratory: benign and malicious loads in environments that differ as hosts do."""
