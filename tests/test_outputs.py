@@ -381,8 +381,21 @@ def test_metrics_say_what_was_counted() -> None:
     assert value(families["dynahugd_baseline_trained_timestamp_seconds"]) == 1.5e9
     info = families["dynahugd_baseline_info"].samples[0].labels
     assert info == {"source": ESCAPED, "loads": "9", "clusters": "2"}
-    tally = busy_tally()
-    assert tally.anomalies() == 1
+    assert value(families["dynahugd_baseline_drift_ratio"]) == 0
+
+
+def test_drift_is_the_share_of_far_loads_among_the_latest_that_did_not_alert() -> None:
+    tally = Tally()
+    assert tally.drift() == 0
+    for kind, p_value, count in (
+        (VerdictKind.BENIGN, 0.005, 2000),
+        (VerdictKind.BENIGN, 0.5, 900),
+        (VerdictKind.BENIGN, 0.01, 100),
+        (VerdictKind.ANOMALOUS, 1e-9, 500),
+    ):
+        for _ in range(count):
+            tally.take_verdict(a_verdict(kind, Stage.OVER, p_value=p_value))
+    assert tally.drift() == 0.1
 
 
 def test_labels_are_bounded_whatever_is_loaded() -> None:

@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from dynahugd.escape import escape
-from dynahugd.outputs.tally import Histogram, Tally
+from dynahugd.outputs.tally import FAR, Histogram, Tally
 from dynahugd.probes.formats import FORMATS
 from dynahugd.probes.layout import Kind, Loss
 from dynahugd.verdicts import VerdictKind
@@ -77,6 +77,13 @@ METRICS = tuple(
             "gauge",
             (),
             "When the baseline was trained, Unix time.",
+        ),
+        (
+            "dynahugd_baseline_drift_ratio",
+            "gauge",
+            (),
+            f"Share of the latest 1,000 loads that did not alert whose p-value is at most {FAR:g}: "
+            f"about {FAR:g} where the baseline fits the host.",
         ),
     )
 )
@@ -164,6 +171,11 @@ class DaemonCollector(Collector):
             "dynahugd_baseline_trained_timestamp_seconds",
             _BY_NAME["dynahugd_baseline_trained_timestamp_seconds"].help,
             now.baseline_trained,
+        )
+        yield GaugeMetricFamily(
+            "dynahugd_baseline_drift_ratio",
+            _BY_NAME["dynahugd_baseline_drift_ratio"].help,
+            tally.drift(),
         )
 
 

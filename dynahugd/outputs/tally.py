@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,12 @@ from dynahugd.probes.batch import Batch
 from dynahugd.probes.layout import Kind
 from dynahugd.verdicts import Stage, Verdict, VerdictKind
 
-__all__ = ["Histogram", "Tally"]
+__all__ = ["FAR", "Histogram", "Tally"]
+
+#: A load with at most this p-value is far from every cluster: one in 100, if the baseline fits.
+FAR = 0.01
+#: So many loads tell how well it fits now.
+_LATEST = 1000
 
 
 @dataclass(slots=True)
@@ -54,6 +59,8 @@ class Tally:
         default_factory=lambda: Histogram((0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 9, 12))
     )
 
+    far: deque[bool] = field(default_factory=lambda: deque(maxlen=_LATEST))
+
     def take_batch(self, batch: Batch) -> None:
         """Count the records of a batch."""
         kinds, counts = np.unique(batch.records["kind"], return_counts=True)
@@ -72,9 +79,9 @@ class Tally:
             self.syscalls += total_calls(load)
             self.duration.observe(max(load.end - load.begin, 0) / 1e9)
             self.score.observe(-math.log10(verdict.score.p_value))
+            if verdict.kind is not VerdictKind.ANOMALOUS:
+                self.far.append(verdict.score.p_value <= FAR)
 
-    def anomalies(self) -> int:
-        """Loads so far that were anomalous."""
-        return sum(
-            count for (_, kind), count in self.loads.items() if kind == VerdictKind.ANOMALOUS
-        )
+    def drift(self) -> float:
+        """Share of the latest loads that are far from every cluster, anomalous ones aside."""
+        return sum(self.far) / len(self.far) if self.far else 0.0
