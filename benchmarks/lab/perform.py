@@ -61,7 +61,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("name", choices=[item.name for item in ENVIRONMENTS])
     parser.add_argument("kind", choices=("benign", "malicious"))
-    parser.add_argument("--scale", type=float, default=0.25)
+    parser.add_argument("--scale", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     environment = next(item for item in ENVIRONMENTS if item.name == arguments.name)

@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="environments (all)")
-    parser.add_argument("--scale", type=float, default=0.25, help="of the benign workload (0.25)")
+    parser.add_argument("--scale", type=float, default=0.1, help="of the benign workload (0.1)")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     failed = 0
