@@ -402,7 +402,8 @@ static __always_inline void closing(struct dh_task *t, __u32 fd, __u32 nr)
 	if (t->depth && t->load == l->id)
 		return; /* closed from inside its own pickle: the load goes on until that returns */
 	end_load(t, l, DH_CLOSED);
-	if (t->load == l->id)
+	/* A descendant stays one: a program executed in place closes what has the same number now. */
+	if (t->load == l->id && !(t->flags & DH_TASK_CHILD))
 		fall_back(t);
 }
 

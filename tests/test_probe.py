@@ -242,6 +242,19 @@ def test_a_child_is_seen_after_the_load_has_ended(probe: Probe, tmp_path: Path) 
     assert late.time - load.end > 0.9e9
 
 
+def test_a_program_executed_in_place_is_followed_to_its_end(probe: Probe, tmp_path: Path) -> None:
+    # The loader of programs opens and closes files under the number that the model had.
+    path = tmp_path / "model.pkl"
+    command = f"sleep 0.3; : > {tmp_path}/late"
+    path.write_bytes(b"cos\nexecvp\n(Vsh\n(lVsh\naV-c\naV" + command.encode() + b"\natR.")
+    source = "import pickle, sys\nwith open(sys.argv[1], 'rb') as f: pickle.load(f)"
+    (load,) = watch(probe, source, path)
+    (late,) = [act for act in load.acts if act.text.endswith("/late")]
+    assert late.descendant
+    assert late.after
+    assert load.refs == 0
+
+
 @pytest.mark.parametrize(
     "work",
     ["time.sleep(3)", "end = time.monotonic() + 3\nwhile time.monotonic() < end: sum(range(999))"],
