@@ -96,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
     baseline = train(loads, common, metadata, clusters, arguments.seed)
     files.write(baseline, arguments.output)
     if arguments.json:
-        print(json.dumps(metadata))
+        print(json.dumps(dict(baseline.metadata)))
     else:
         print(
             f"{escape(arguments.output)}: {len(baseline.clusters)} clusters, "

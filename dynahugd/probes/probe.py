@@ -127,13 +127,15 @@ class Probe:
                 self._next_release = now + _RELEASE_EVERY
                 self.interpreters.release_gone()
         facts = []
-        for record in records[(records["kind"] == Kind.BEGIN) | (records["kind"] == Kind.RUNTIME)]:
+        telling = records[(records["kind"] == Kind.BEGIN) | (records["kind"] == Kind.RUNTIME)]
+        for record in telling[telling["kind"] == Kind.RUNTIME]:
+            # All of them first: to look into an interpreter takes longer than some processes live.
+            self._remember_exe(int(record["tgid"]), decode(record["text"].tobytes()))
+        for record in telling:
             if record["kind"] == Kind.BEGIN:
                 facts.append(self._fact(record))
             else:
-                tgid = int(record["tgid"])
-                self._remember_exe(tgid)
-                self.interpreters.consider(tgid, decode(record["text"].tobytes()))
+                self.interpreters.consider(int(record["tgid"]), decode(record["text"].tobytes()))
         slots = self._slots(records, hop)
         return Batch(
             time.monotonic_ns(),
@@ -145,11 +147,18 @@ class Probe:
             self.maps.losses.copy(),
         )
 
-    def _remember_exe(self, tgid: int) -> None:
-        """Short-lived processes are gone before their load is looked at."""
-        if len(self._exes) >= _EXES:
-            del self._exes[next(iter(self._exes))]
-        self._exes[tgid] = _readlink(f"/proc/{tgid}/exe")
+    def _remember_exe(self, tgid: int, shown: str) -> None:
+        """Short-lived processes are gone before their load is looked at.
+
+        One that is gone already is known by what it executed, as it called it.
+        """
+        exe = _readlink(f"/proc/{tgid}/exe")
+        if not exe and os.path.basename(shown).startswith("python"):
+            exe = os.path.realpath(shown) if shown.startswith("/") else shown
+        if exe:
+            while len(self._exes) >= _EXES:
+                del self._exes[next(iter(self._exes))]
+            self._exes[tgid] = exe
 
     def _slots(self, records: npt.NDArray[np.void], hop: bool) -> npt.NDArray[np.intp]:
         if hop:
