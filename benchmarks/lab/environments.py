@@ -25,7 +25,8 @@ mkdir upper work root
 mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
 mount -t proc proc root/proc
 mount --rbind /dev root/dev
-mount -t tmpfs tmpfs root/tmp
+mkdir -p "root$home"
+mount --rbind "$home" "root$home"
 ip link set lo up
 exec chroot root sh -c 'cd "$0" && exec "$@"' "$home" "$@"
 """
@@ -123,7 +124,7 @@ ENVIRONMENTS: tuple[Environment, ...] = (
     ),
     Environment(
         "container",
-        "an overlay as root directory, namespaces of its own, /tmp in memory",
+        "an overlay in memory as root directory, namespaces of its own",
         _here(),
         ("unshare", "--mount", "--pid", "--fork", "--net", "sh", "-euc", _CONTAINER, "sh"),
         needs="unshare",
