@@ -207,7 +207,11 @@ def main() -> None:
     print(
         "AUC are the worst of them. Payload groups: g02 and g08 execute, g07 connects, g11 opens a"
     )
-    print("file. The malicious rows are those of text-generation for both tasks.\n")
+    print("file. The malicious rows are those of text-generation for both tasks. The estimator's")
+    print(
+        "kernel width and variance were chosen among ten pairs by looking at splits of these same"
+    )
+    print("rows, test rows included: take its figures as the best of a few, not as a blind test.\n")
     print(reproduce(data))
     for task in _TASKS:
         groups = np.unique(data.group[data.rows(_TASKS[0], "malhug_injected")])

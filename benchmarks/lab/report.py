@@ -239,6 +239,10 @@ judges the recordings by baselines trained on parts of them, at a p-value of 0.0
 
 "Left out": trained on the other environments alone, the way a baseline that comes with the program
 meets a new host. "Half of all known": trained on every other benign load of all environments.
+
+The detector's settings (kernel width, tail, variance of ordinary work) were chosen with the same
+kinds of loads and behaviours at hand, in other recordings: the environments are new to it, the
+kinds are not.
 """
 
 
