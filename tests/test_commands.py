@@ -77,3 +77,15 @@ def test_recording_keeps_the_commands_exit_status(tmp_path: Path) -> None:
     dynahugd("record", "-o", tmp_path / "r", "--", sys.executable, "-c", "exit(7)", status=7)
     dynahugd("record", "-o", tmp_path / "r", "--", tmp_path / "nothing", status=1)
     dynahugd("record", "-o", tmp_path / "no" / "r", "--", "true", status=1)
+
+
+@pytest.mark.parametrize("command", [["record", "-o", "r.parquet", "--", "true"], ["doctor"]])
+def test_only_training_needs_scikit_learn(command: list[str], tmp_path: Path) -> None:
+    source = (
+        "import sys; sys.modules['sklearn'] = None\n"
+        "from dynahugd.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", source, *command], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from dynahugd.baseline import Baseline
 from dynahugd.baseline.detector import DECISIVE, MILD, TAIL, Calibration
-from dynahugd.baseline.training import common_globals, train
+from dynahugd.baseline.model import common_globals
+from dynahugd.baseline.training import train
 from dynahugd.errors import DynahugError
 from dynahugd.features import Row
 

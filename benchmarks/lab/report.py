@@ -19,7 +19,8 @@ from pathlib import Path
 from benchmarks.lab.environments import ENVIRONMENTS
 from benchmarks.lab.record import KINDS
 from dynahugd.baseline import Baseline
-from dynahugd.baseline.training import NUMBERS, common_globals, train
+from dynahugd.baseline.model import common_globals
+from dynahugd.baseline.training import NUMBERS, train
 from dynahugd.features import Classifier, Row
 from dynahugd.loads import Load
 from dynahugd.pipeline import Rules, rows_of

@@ -33,6 +33,9 @@ __all__ = [
     "Calibration",
     "Cluster",
     "Detector",
+    "Floats",
+    "in_context",
+    "nearest",
     "robust",
     "surprise",
     "total_surprise",
@@ -168,15 +171,11 @@ class Detector:
     pool: Calibration
     presence: Floats
 
-    def context(self, counts: Floats) -> Floats:
-        """Standardised log counts of the context columns; (n, columns) -> (n, contexts)."""
-        logs = np.log1p(counts[:, self.contexts])
-        return np.asarray((logs - self.context_mean) / self.context_scale)
-
     def assign(self, counts: Floats) -> npt.NDArray[np.intp]:
         """Index of the nearest cluster of each row; shapes (n, columns) -> (n,)."""
         centres = np.stack([cluster.centre for cluster in self.clusters])
-        return nearest(self.context(counts), centres)
+        context = in_context(counts, self.contexts, self.context_mean, self.context_scale)
+        return nearest(context, centres)
 
     def score(self, counts: Floats) -> tuple[Floats, npt.NDArray[np.intp]]:
         """Scores, any real number, larger is stranger, and clusters; (n, columns) -> (n,), (n,)."""
@@ -192,6 +191,13 @@ class Detector:
         """The p-value, in (0, 1], of a score in a cluster."""
         calibration = self.clusters[label].calibration
         return max(calibration.p_value(score), self.pool.exceeded(score))
+
+
+def in_context(
+    counts: Floats, contexts: npt.NDArray[np.intp], mean: Floats, scale: Floats
+) -> Floats:
+    """Standardised log counts of the context columns; (n, columns) -> (n, contexts)."""
+    return np.asarray((np.log1p(counts[:, contexts]) - mean) / scale)
 
 
 def nearest(points: Floats, centres: Floats) -> npt.NDArray[np.intp]:

@@ -29,6 +29,7 @@ from dynahugd.baseline.detector import (
     Cluster,
     Detector,
     Floats,
+    in_context,
     nearest,
     robust,
 )
@@ -220,8 +221,7 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._elsewhere, self._never = elsewhere, never
 
     def _context(self, counts: Floats) -> Floats:
-        logs = np.log1p(counts[:, self._contexts])
-        return np.asarray((logs - self._context_mean) / self._context_scale)
+        return in_context(counts, self._contexts, self._context_mean, self._context_scale)
 
     def _centres(self, counts: Floats, number: int) -> Floats:
         context = self._context(counts)

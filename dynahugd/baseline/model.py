@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,10 @@ from dynahugd.baseline.detector import (
 from dynahugd.features import is_mild, is_usual
 from dynahugd.features.rows import Row
 
-__all__ = ["Baseline", "Reason", "Score", "novelty"]
+__all__ = ["COMMON", "Baseline", "Reason", "Score", "common_globals", "novelty"]
+
+#: A global of fewer loads is one of a user's own module, not of a library.
+COMMON = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,14 @@ class Baseline:
                 )
         found.sort(key=lambda reason: -reason.weight)
         return tuple(found[:5])
+
+
+def common_globals(
+    loads: Iterable[set[tuple[str, str]]], least: int = COMMON
+) -> frozenset[tuple[str, str]]:
+    """Globals that at least so many loads resolved."""
+    counted = Counter(pair for pairs in loads for pair in pairs)
+    return frozenset(pair for pair, count in counted.items() if count >= least)
 
 
 def novelty(column: str, elsewhere: bool) -> float:

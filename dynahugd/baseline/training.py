@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,12 +15,10 @@ from dynahugd.baseline.model import Baseline, novelty
 from dynahugd.errors import DynahugError
 from dynahugd.features import Row, is_context, is_mild
 
-__all__ = ["COMMON", "NUMBERS", "common_globals", "train"]
+__all__ = ["NUMBERS", "train"]
 
 #: Numbers of clusters to choose from.
 NUMBERS = (4, 8, 12, 16, 24)
-#: A global of fewer loads is one of a user's own module, not of a library.
-COMMON = 5
 #: Of a load's rows, which may be thousands, so many teach.
 _ROWS_PER_LOAD = 12
 #: Variance of a column's robust coordinate that comes on top of what the recording shows, since its
@@ -31,14 +28,6 @@ _VARIANCE, _VARIANCE_MILD = 0.05, 1.0
 #: Narrower kernels found no more of what we try, and more false alarms on another recording.
 _GAMMA = 0.2
 _FORMAT = "format."
-
-
-def common_globals(
-    loads: Iterable[set[tuple[str, str]]], least: int = COMMON
-) -> frozenset[tuple[str, str]]:
-    """Globals that at least so many loads resolved."""
-    counted = Counter(pair for pairs in loads for pair in pairs)
-    return frozenset(pair for pair, count in counted.items() if count >= least)
 
 
 def train(

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Record until the command ends, or until a signal."""
     config = config_from(arguments)
     require_root()
-    from dynahugd.baseline.training import COMMON
+    from dynahugd.baseline.model import COMMON
     from dynahugd.daemon import probe_options
     from dynahugd.loads import Tracker
     from dynahugd.probes import syscalls

@@ -53,9 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         import sklearn
 
-        from dynahugd.baseline.training import NUMBERS, common_globals, train
+        from dynahugd.baseline.training import NUMBERS, train
     except ImportError as error:
         raise DynahugError("training needs scikit-learn: pip install 'dynahugd[train]'") from error
+    from dynahugd.baseline.model import common_globals
     from dynahugd.features import Classifier, Row
     from dynahugd.pipeline import Rules, rows_of
     from dynahugd.probes import syscalls
