@@ -60,7 +60,7 @@ class Pipeline:
         self._baseline = baseline
         self._rules = rules
         self._tracker = Tracker(names, int(rules.linger * 1e9), finish)
-        classifier = Classifier(baseline.known_globals, baseline.known_packages)
+        classifier = Classifier(baseline.known_globals)
         self._builder = RowBuilder(classifier, names, int(rules.window * 1e9))
         self._progress: dict[int, _Progress] = {}
 

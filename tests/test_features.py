@@ -70,6 +70,17 @@ SECOND = 1_000_000_000
         ("/boot/vmlinuz", "other", "system"),
         ("/tmp/x", "other", "temporary"),
         ("/tmpx", "other", "other"),
+        # What tempfile and gcc make where TMPDIR says; the same names in a home are not theirs.
+        ("/scratch/u/tmpa1b2c3_d", "other", "temporary"),
+        ("/scratch/u/tmpa1b2c3_d/weights.bin", "other", "temporary"),
+        ("/scratch/u/tmpa1b2c3_de/weights.bin", "other", "other"),
+        ("/scratch/u/x7_qpr0z", "other", "temporary"),
+        ("/scratch/u/x7_qpr0z/y", "other", "other"),
+        ("/scratch/u/ccHt1U7J.cdtor.o", "other", "temporary"),
+        ("/home/u/tmpa1b2c3_d", "home", "home"),
+        ("/etc/x7_qpr0z", "other", "system"),
+        ("/srv/shelf.db-wal", "cache", "cache"),
+        ("/home/u/.ssh/x-wal", "credentials", "credentials"),
         ("/var/tmp/x", "other", "temporary"),
         ("/home/u/.cache/torch/kernels/x", "cache", "cache"),
         ("/tmp/torchinductor_root/x", "cache", "cache"),
@@ -259,7 +270,7 @@ def a_load(**parts: Any) -> Load:
     return Load(**(given | parts))
 
 
-KNOWN = Classifier({("numpy", "ndarray"), ("mine", "Model")}, {"numpy", "torch"})
+KNOWN = Classifier({("numpy", "ndarray"), ("mine", "Model"), ("torch._utils", "_rebuild")})
 
 
 @pytest.mark.parametrize(
@@ -269,6 +280,7 @@ KNOWN = Classifier({("numpy", "ndarray"), ("mine", "Model")}, {"numpy", "torch"}
         ("mine", "Model", None),
         ("numpy", "fromfile", "global.library"),
         ("numpy.lib.npyio", "load", "global.library"),
+        ("mine", "Other", "global.library"),
         ("numpy", "os.system", "global.dotted"),
         ("collections", "OrderedDict", "global.standard"),
         ("collections", "abc.sys", "global.dotted"),
@@ -279,7 +291,7 @@ KNOWN = Classifier({("numpy", "ndarray"), ("mine", "Model")}, {"numpy", "torch"}
         ("builtins", "eval", "global.capable"),
         ("__builtin__", "eval", "global.capable"),
         ("osx", "system", "global.package"),
-        ("mine", "Other", "global.package"),
+        ("yours", "Other", "global.package"),
         ("__main__", "Model", "global.package"),
         ("", "", "global.package"),
     ],
@@ -314,6 +326,10 @@ O_WRONLY, O_CREAT, O_TRUNC = os.O_WRONLY, os.O_CREAT, os.O_TRUNC
         (act(Kind.EXEC, text="/bin/sh", descendant=True), "child.execute.shell"),
         (act(call="connect", raw=internet("8.8.8.8")), "connect.public"),
         (act(call="bind", raw=internet("0.0.0.0")), "bind.any"),
+        (act(call="bind", raw=internet("::1")), "bind.loopback"),
+        (act(call="bind", raw=internet("::1", 0)), "bind.chosen"),
+        (act(call="bind", raw=internet("0.0.0.0", 0)), "bind.any"),
+        (act(call="connect", raw=internet("::1", 0)), "connect.loopback"),
         (act(call="sendto", raw=internet("::1")), "send.loopback"),
         (act(call="sendmmsg", raw=b""), "send.none"),
         (act(call="unlinkat", text="/home/u/x"), "remove.home"),

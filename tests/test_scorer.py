@@ -334,7 +334,3 @@ def test_globals_of_a_few_loads_only_are_not_known() -> None:
     loads = [{("numpy", "ndarray"), ("mine", "A")}, {("numpy", "ndarray")}, {("numpy", "dtype")}]
     assert common_globals(loads, 2) == {("numpy", "ndarray")}
     assert common_globals(loads, 1) == set().union(*loads)
-
-
-def test_known_packages_are_those_of_the_known_globals(baseline: Baseline) -> None:
-    assert baseline.known_packages == {"numpy"}

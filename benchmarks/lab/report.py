@@ -74,10 +74,6 @@ def _behaviour(load: Load) -> str:
     return ""
 
 
-def _classifier(known: frozenset[tuple[str, str]]) -> Classifier:
-    return Classifier(known, {module.split(".", 1)[0] for module, _ in known})
-
-
 def _kept(samples: Iterable[Sample], keep: Keep, whole: bool) -> Iterator[list[Row]]:
     for sample in samples:
         yield [
@@ -140,7 +136,7 @@ def leave_one_out(
         print(f"without {name}", file=sys.stderr)
         others = [other for other in recordings.names if other != name]
         known = common_globals(s.globals for other in others for s in raw[other, "benign"])
-        read_anew = _read_all(recordings, _classifier(known))
+        read_anew = _read_all(recordings, Classifier(known))
         training = [list(s.rows) for other in others for s in read_anew[other, "benign"]]
         baseline = train(training, known, {})
         results[name] = judge(baseline, read_anew[name, "benign"], read_anew[name, "malicious"])
@@ -171,7 +167,7 @@ def halves(
     known = common_globals(
         sample.globals for name in recordings.names for sample in raw[name, "benign"][::2]
     )
-    samples = _read_all(recordings, _classifier(known))
+    samples = _read_all(recordings, Classifier(known))
     training = [s for name in recordings.names for s in samples[name, "benign"][::2]]
     by_ablation = {}
     for ablation, (keep, whole, numbers) in ABLATIONS.items():

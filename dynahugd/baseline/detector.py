@@ -160,6 +160,8 @@ class Detector:
     contexts : indices of the context columns.
     context_mean, context_scale : shape (contexts,), of log1p counts.
     clusters : at least one.
+    flags : indices of the columns that tell kinds apart (formats) and are 0 or 1; may be none.
+    shown : bool, shape (flags, columns): what some benign rows of each kind showed, in any cluster.
     pool : scores of the held-out loads of all clusters.
     presence : shape (columns,): what a column's presence adds where its cluster never shows it.
     """
@@ -168,6 +170,8 @@ class Detector:
     context_mean: Floats
     context_scale: Floats
     clusters: tuple[Cluster, ...]
+    flags: npt.NDArray[np.intp]
+    shown: npt.NDArray[np.bool_]
     pool: Calibration
     presence: Floats
 
@@ -177,13 +181,24 @@ class Detector:
         context = in_context(counts, self.contexts, self.context_mean, self.context_scale)
         return nearest(context, centres)
 
+    def novel(self, counts: Floats, label: int) -> Floats:
+        """The counts of columns that benign rows like each never showed; others are 0.
+
+        Like it: of the same cluster and the same kind. A cluster may hold several formats, and
+        what one of them does is no excuse for another.
+        """
+        known = np.broadcast_to(self.clusters[label].seen, counts.shape)
+        if self.flags.size:
+            known = known & ((counts[:, self.flags] > 0) @ self.shown)
+        return np.asarray(counts * ~known)
+
     def score(self, counts: Floats) -> tuple[Floats, npt.NDArray[np.intp]]:
         """Scores, any real number, larger is stranger, and clusters; (n, columns) -> (n,), (n,)."""
         labels = self.assign(counts)
         scores = np.empty(len(counts))
         for label in np.unique(labels):
             cluster, rows = self.clusters[label], labels == label
-            each = surprise(self.presence, counts[rows] * ~cluster.seen)
+            each = surprise(self.presence, self.novel(counts[rows], int(label)))
             scores[rows] = cluster.strangeness(counts[rows]) + total_surprise(self.presence, each)
         return scores, labels
 

@@ -9,6 +9,7 @@ Mathematics and Artificial Intelligence* 74, 2015).
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -53,8 +54,9 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     clusters : int or ints
-        Number of clusters at most. Of several, the one with the fewest false alarms among
-        held-out groups is chosen; of equals the largest, which tells kinds of loads best apart.
+        Number of clusters at most. Of several, the largest, which tells kinds of loads best
+        apart, whose false alarms among held-out groups are no more than ``alpha`` says; or, where
+        there is none, the one with the fewest.
     least : int
         A cluster has at least so many groups; a smaller one is given up.
     nu : float
@@ -69,7 +71,12 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     contexts : ints or None
         Features in which clusters are found; None: all.
     flags : ints
-        Those of the contexts that are 0 or 1.
+        Those of the contexts that are 0 or 1 and tell kinds of rows apart.
+    quorum : int or array of shape (n_features,)
+        So many groups have to show a feature before a cluster, and a kind, is said to know it:
+        what one group did alone, a stray attack may have done.
+    ordinary : bool array of shape (n_features,) or None
+        Features that a kind need not have shown itself when its cluster did; None: none.
     alpha : float
         A row with at most this p-value is an outlier.
     folds : int
@@ -106,6 +113,8 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         presence: tuple[float | Floats, float | Floats] = (ELSEWHERE, DECISIVE),
         contexts: Sequence[int] | Indices | None = None,
         flags: Sequence[int] = (),
+        quorum: int | Indices = 1,
+        ordinary: Mask | None = None,
         alpha: float = 0.001,
         folds: int = 5,
         own_calibration: int = 200,
@@ -120,6 +129,8 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.presence = presence
         self.contexts = contexts
         self.flags = flags
+        self.quorum = quorum
+        self.ordinary = ordinary
         self.alpha = alpha
         self.folds = folds
         self.own_calibration = own_calibration
@@ -164,6 +175,7 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._prepare(counts, typical)
 
         self.alarms_: dict[int, int] = {}
+        tried: dict[int, tuple[Floats, Floats, list[Calibration]]] = {}
         for number in np.unique(self.clusters)[::-1]:
             centres = self._centres(counts[typical], int(number))
             if len(centres) in self.alarms_:
@@ -174,12 +186,19 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 calibrations[label].p_value(score) <= self.alpha
                 for score, label in zip(held_out.tolist(), worst.tolist(), strict=True)
             )
-            if alarms < min(self.alarms_.values(), default=len(names) + 1):
-                self.held_out_, best, chosen = held_out, centres, calibrations
             self.alarms_[len(centres)] = alarms
+            tried[len(centres)] = held_out, centres, calibrations
+        allowed = max(min(self.alarms_.values()), math.floor(self.alpha * len(names)))
+        number = max(n for n, alarms in self.alarms_.items() if alarms <= allowed)
+        self.held_out_, best, chosen = tried[number]
         self.labels_ = nearest(self._context(counts), best)
         self.detector_ = self._detector(
-            counts[teaching], owner[teaching], best, chosen, np.sort(self.held_out_)
+            counts[teaching],
+            owner[teaching],
+            self._quorum,
+            best,
+            chosen,
+            np.sort(self.held_out_),
         )
         return self
 
@@ -219,6 +238,9 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._variance = np.broadcast_to(np.asarray(self.variance, float), width)
         elsewhere, never = (np.broadcast_to(np.asarray(p, float), width) for p in self.presence)
         self._elsewhere, self._never = elsewhere, never
+        self._flags = np.asarray(self.flags, np.intp)
+        self._quorum = np.broadcast_to(np.asarray(self.quorum, np.intp), width)
+        self._ordinary = np.zeros(width, bool) if self.ordinary is None else self.ordinary
 
     def _context(self, counts: Floats) -> Floats:
         return in_context(counts, self._contexts, self._context_mean, self._context_scale)
@@ -238,13 +260,19 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _hold_out(
         self, counts: Floats, owner: Indices, fold: Indices, teaching: Mask, centres: Floats
     ) -> tuple[Floats, Indices]:
-        """Score of each group's strangest row, held out with its fold, and that row's cluster."""
+        """Score of each group's strangest row, held out with its fold, and that row's cluster.
+
+        What just enough groups showed is known in spite of one that is held out.
+        """
+        quorum = np.maximum(self._quorum - 1, 1)
         scores, labels = np.empty(len(counts)), np.empty(len(counts), np.intp)
         none = [Calibration(np.zeros(1))] * len(centres)
         for part in range(self.folds):
             train, test = teaching & (fold[owner] != part), fold[owner] == part
             if test.any():
-                detector = self._detector(counts[train], owner[train], centres, none, np.zeros(1))
+                detector = self._detector(
+                    counts[train], owner[train], quorum, centres, none, np.zeros(1)
+                )
                 scores[test], kept = detector.score(counts[test])
                 labels[test] = np.array([int(cluster.name) for cluster in detector.clusters])[kept]
         held_out, worst = np.empty(len(fold)), np.empty(len(fold), np.intp)
@@ -262,6 +290,7 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         counts: Floats,
         owner: Indices,
+        quorum: Indices,
         centres: Floats,
         calibrations: Sequence[Calibration],
         pool: Floats,
@@ -273,23 +302,32 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         for label, centre in enumerate(centres):
             rows, owners = counts[labels == label], owner[labels == label]
             if len(centres) == 1 or np.unique(owners).size >= _FOLD_LEAST:
-                cluster = self._fit_one(rows, owners, centre, str(label), rng)
+                seen = _groups(rows, owners) >= quorum
+                cluster = self._fit_one(rows, owners, seen, centre, str(label), rng)
                 fitted.append(replace(cluster, calibration=calibrations[label]))
-        shown = (counts > 0).any(axis=0)
+        kinds = [counts[:, flag] > 0 for flag in self._flags]
+        shown = [(_groups(counts[k], owner[k]) >= quorum) | self._ordinary for k in kinds]
         return Detector(
             self._contexts,
             self._context_mean,
             self._context_scale,
             tuple(fitted),
+            self._flags,
+            np.array(shown, bool).reshape(len(kinds), counts.shape[1]),
             Calibration(pool),
-            np.where(shown, self._elsewhere, self._never),
+            np.where((counts > 0).any(axis=0), self._elsewhere, self._never),
         )
 
     def _fit_one(
-        self, counts: Floats, owner: Indices, centre: Floats, name: str, rng: np.random.Generator
+        self,
+        counts: Floats,
+        owner: Indices,
+        seen: Mask,
+        centre: Floats,
+        name: str,
+        rng: np.random.Generator,
     ) -> Cluster:
         low, high = counts.min(axis=0), counts.max(axis=0)
-        seen = high > 0
         rows = counts[:, seen]
         median = np.median(rows, axis=0)
         scale = np.maximum(1.4826 * np.median(np.abs(rows - median), axis=0), 1.0)
@@ -323,3 +361,11 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             rows=len(counts),
             calibration=Calibration(np.zeros(1)),
         )
+
+
+def _groups(counts: Floats, owner: Indices) -> Indices:
+    """How many groups show each feature; shapes (n, features), (n,) -> (features,)."""
+    _, place = np.unique(owner, return_inverse=True)
+    rows, features = np.nonzero(counts)
+    pairs = np.unique(place[rows] * counts.shape[1] + features)
+    return np.bincount(pairs % counts.shape[1], minlength=counts.shape[1])

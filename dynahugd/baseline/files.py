@@ -24,7 +24,7 @@ from dynahugd.baseline.model import Baseline, novelty
 from dynahugd.errors import DynahugError
 from dynahugd.escape import escape
 
-__all__ = ["FORMAT", "VERSION", "BaselineError", "embedded", "read", "write"]
+__all__ = ["FORMAT", "VERSION", "BaselineError", "digest", "embedded", "read", "write"]
 
 FORMAT = "dynahugd-baseline"
 VERSION = 1
@@ -43,6 +43,7 @@ _CLUSTER_ARRAYS = (
     "weights",
     "calibration",
 )
+_TYPES = {"contexts": np.int64, "flags": np.int64, "seen": np.bool_, "shown": np.bool_}
 _CLUSTER_VALUES = {"name": str, "rho": float, "gamma": float, "loads": int, "rows": int}
 
 
@@ -59,18 +60,30 @@ def _digest(arrays: dict[str, npt.NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
-def write(baseline: Baseline, path: str | os.PathLike[str]) -> None:
-    """Write a baseline; an existing file is replaced only when the new one is complete."""
+def digest(baseline: Baseline) -> str:
+    """SHA-256 of what a baseline judges by."""
+    return _digest(_arrays(baseline))
+
+
+def _arrays(baseline: Baseline) -> dict[str, npt.NDArray[Any]]:
     arrays: dict[str, npt.NDArray[Any]] = {
         "contexts": baseline.detector.contexts.astype(np.int64),
         "context_mean": baseline.detector.context_mean,
         "context_scale": baseline.detector.context_scale,
+        "flags": baseline.detector.flags.astype(np.int64),
+        "shown": baseline.detector.shown,
         "pool": baseline.detector.pool.scores,
     }
     for number, cluster in enumerate(baseline.clusters):
         for name in _CLUSTER_ARRAYS:
             value = getattr(cluster, name)
             arrays[f"{number}.{name}"] = value.scores if name == "calibration" else value
+    return arrays
+
+
+def write(baseline: Baseline, path: str | os.PathLike[str]) -> None:
+    """Write a baseline; an existing file is replaced only when the new one is complete."""
+    arrays = _arrays(baseline)
     metadata = {
         "format": FORMAT,
         "version": VERSION,
@@ -168,13 +181,19 @@ def _assemble(metadata: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> 
     _check(isinstance(metadata["metadata"], dict), "its metadata are no table")
     for key, array in arrays.items():
         part = key.rpartition(".")[2]
-        kind = {"contexts": np.int64, "seen": np.bool_}.get(part, np.float64)
+        kind = _TYPES.get(part, np.float64)
         _check(array.dtype == kind, f"array {key} has type {array.dtype}")
         _check(np.isfinite(array).all(), f"array {key} is not finite")
         if part in ("context_scale", "scale", "weights"):
             _check((array > 0).all(), f"array {key} is not positive")
-    contexts = arrays["contexts"].astype(np.intp)
-    _check(((contexts >= 0) & (contexts < len(columns))).all(), "a context column does not exist")
+    contexts, flags = arrays["contexts"].astype(np.intp), arrays["flags"].astype(np.intp)
+    for indices in (contexts, flags):
+        _check(
+            indices.ndim == 1 and ((indices >= 0) & (indices < len(columns))).all(),
+            "a context column does not exist",
+        )
+    shown = arrays["shown"]
+    _check(shown.shape == (flags.size, len(columns)), f"shown has shape {shown.shape}")
     for key in ("contexts", "context_mean", "context_scale"):
         _check(arrays[key].shape == (contexts.size,), f"{key} has shape {arrays[key].shape}")
     clusters = []
@@ -194,6 +213,8 @@ def _assemble(metadata: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> 
         arrays["context_mean"],
         arrays["context_scale"],
         tuple(clusters),
+        flags,
+        shown,
         Calibration(np.sort(arrays["pool"].ravel())),
         np.array([novelty(name, True) for name in columns], np.float64),
     )

@@ -87,11 +87,6 @@ class Baseline:
         """The clusters of the detector."""
         return self.detector.clusters
 
-    @property
-    def known_packages(self) -> frozenset[str]:
-        """Top-level packages of the known globals."""
-        return frozenset(module.split(".", 1)[0] for module, _ in self.known_globals)
-
     def vector(self, counts: Mapping[str, int]) -> tuple[Floats, dict[str, int]]:
         """Counts in column order, shape (1, columns), and the columns that it does not have."""
         vector = np.zeros((1, len(self.columns)))
@@ -111,7 +106,7 @@ class Baseline:
         cluster = self.clusters[label]
         novel = {
             self.columns[i]: int(vector[0, i])
-            for i in np.flatnonzero((vector[0] > 0) & ~cluster.seen)
+            for i in np.flatnonzero(self.detector.novel(vector, label)[0])
         } | foreign
         presence = np.array([novelty(name, name in self.index) for name in novel])
         each = surprise(presence, np.array(list(novel.values()), float))

@@ -13,7 +13,7 @@ from dynahugd.baseline.detector import Floats
 from dynahugd.baseline.estimator import ClusteredOneClassSVM
 from dynahugd.baseline.model import Baseline, novelty
 from dynahugd.errors import DynahugError
-from dynahugd.features import Row, is_context, is_mild
+from dynahugd.features import Row, is_context, is_mild, is_ordinary
 
 __all__ = ["NUMBERS", "train"]
 
@@ -27,6 +27,8 @@ _ROWS_PER_LOAD = 12
 _VARIANCE, _VARIANCE_MILD = 0.05, 1.0
 #: Narrower kernels found no more of what we try, and more false alarms on another recording.
 _GAMMA = 0.2
+#: So many loads make evidence ordinary in a cluster, or in a format.
+_QUORUM = 3
 _FORMAT = "format."
 
 
@@ -63,6 +65,8 @@ def train(
         ),
         contexts=np.array([i for i, name in enumerate(columns) if is_context(name)], np.intp),
         flags=[i for i, name in enumerate(columns) if name.startswith(_FORMAT)],
+        quorum=np.array([1 if is_ordinary(name) else _QUORUM for name in columns]),
+        ordinary=np.array([is_ordinary(name) for name in columns]),
         random_state=seed,
     )
     estimator.fit(matrix, groups=owner, teaching=teaching, typical=typical)

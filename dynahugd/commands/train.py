@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clusters",
         type=_from_to(1, 1000),
         metavar="N",
-        help="default: the number with the fewest held-out false alarms",
+        help="default: the most that held-out false alarms allow",
     )
     parser.add_argument(
         "--seed", type=_from_to(0, 2**32 - 1), default=0, metavar="N", help="default: 0"
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         for load, _ in rows_of(read(path), names, Classifier(), Rules()):
             known.append(load.globals())
     common = common_globals(known)
-    classifier = Classifier(common, {module.split(".", 1)[0] for module, _ in common})
+    classifier = Classifier(common)
     loads: list[list[Row]] = []
     formats: Counter[str] = Counter()
     lossy = 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container
+from collections.abc import Collection
 
-from dynahugd.features.places import place_read, place_written, program, scope
+from dynahugd.features.places import place_read, place_written, port, program, scope
 from dynahugd.features.stdlib import CAPABLE, STANDARD
 from dynahugd.loads import Act, Load
 from dynahugd.probes.layout import Kind
@@ -38,17 +38,16 @@ class Classifier:
 
     Parameters
     ----------
-    known_globals : pairs (module, name) seen in the baseline's benign loads.
-    known_packages : top-level packages seen there.
+    known_globals : pairs (module, name) seen in the baseline's benign loads; their top-level
+        packages are known packages.
     """
 
     def __init__(
         self,
-        known_globals: Container[tuple[str, str]] = frozenset(),
-        known_packages: Container[str] = frozenset(),
+        known_globals: Collection[tuple[str, str]] = frozenset(),
     ) -> None:
         self._globals = known_globals
-        self._packages = known_packages
+        self._packages = {module.split(".", 1)[0] for module, _ in known_globals}
 
     def column(self, load: Load, act: Act) -> str | None:
         """The column that the act counts in; None when it tells nothing here."""
@@ -90,7 +89,10 @@ class Classifier:
             # A search along PATH asks for many; what is executed says so itself.
             return f"attempt.{program(act.text, load.cwd)}"
         if call in _ADDRESSED:
-            return f"{'send' if call.startswith('send') else call}.{scope(act.raw)[0]}"
+            where = scope(act.raw)[0]
+            if call == "bind" and where == "loopback" and port(act.raw) == 0:
+                where = "chosen"
+            return f"{'send' if call.startswith('send') else call}.{where}"
         if call == "mmap":
             return _mapped(load, act, folder)
         if call in ("mprotect", "pkey_mprotect"):

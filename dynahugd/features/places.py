@@ -8,7 +8,7 @@ import re
 import struct
 from functools import lru_cache
 
-__all__ = ["place_read", "place_written", "program", "scope"]
+__all__ = ["place_read", "place_written", "port", "program", "scope"]
 
 _CREDENTIALS = re.compile(
     r"/\.(aws|ssh|gnupg|azure|kube|docker|mozilla|password-store)(/|$)"
@@ -35,9 +35,16 @@ _PYTHON = re.compile(
 _PYTHON_FILE = re.compile(
     r"(\.pyc?|\.so|/pyvenv\.cfg|/__pycache__(/.*)?)$|\.pyc\.\d+$|\.cpython-[^/]*$"
 )
+#: The last ones are what sqlite keeps beside a database, such as a shelf of Python 3.13.
 _CACHE = re.compile(
     r"/\.cache(/|$)|^/var/cache/|/torchinductor_|/\.triton(/|$)|/\.nv(/|$)|/\.keras(/|$)"
     r"|/\.config/matplotlib|/\.torch(/|$)|/\.theano|/\.dgl(/|$)|/numba_cache|/torch_extensions"
+    r"|-(wal|shm|journal)$"
+)
+#: Names that tempfile (its files and folders, and its test of a folder) and gcc choose: where
+#: TMPDIR says, on many hosts a scratch disk. Whoever chooses such a name could as well choose /tmp.
+_TEMPORARY = re.compile(
+    r"^/(var/)?tmp/|/tmp[a-z0-9_]{8}([./]|$)|/[a-z0-9_]{8}$|/cc[A-Za-z0-9]{6}\.[^/]*$"
 )
 _SYSTEM = re.compile(
     r"^/(usr/(lib|lib32|lib64|libx32|share|local/lib|local/share|local/cuda[^/]*|bin|sbin"
@@ -141,11 +148,9 @@ def place_written(path: str, cwd: str, model_folder: str) -> str:
     common = _common(path, model_folder)
     if common:
         return common
-    if path.startswith(("/tmp/", "/var/tmp/")):
-        return "temporary"
     if _SYSTEM.match(path) or path.startswith(("/etc/", "/boot/", "/var/lib/")):
         return "system"
-    return _personal(path) or "other"
+    return _personal(path) or ("temporary" if _TEMPORARY.search(path) else "other")
 
 
 def _personal(path: str) -> str:
@@ -210,11 +215,15 @@ def scope(raw: bytes) -> tuple[str, str]:
     return "family", f"address family {family}"
 
 
+def port(raw: bytes) -> int:
+    """The port of an Internet address that :func:`scope` understood."""
+    return int(struct.unpack_from(">H", raw, 2)[0])
+
+
 def _internet(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address, raw: bytes
 ) -> tuple[str, str]:
-    port = struct.unpack_from(">H", raw, 2)[0]
-    text = f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+    text = f"[{address}]:{port(raw)}" if address.version == 6 else f"{address}:{port(raw)}"
     if address.is_loopback:
         return "loopback", text
     if address.is_unspecified:

@@ -15,7 +15,7 @@ from dynahugd.loads import Act, Load
 from dynahugd.probes.layout import Bank
 from dynahugd.probes.syscalls import ACTIONS, Action
 
-__all__ = ["CONTEXT", "Row", "RowBuilder", "is_context", "is_mild", "is_usual"]
+__all__ = ["CONTEXT", "Row", "RowBuilder", "is_context", "is_mild", "is_ordinary", "is_usual"]
 
 #: What tells which kind of load this is, rather than what it does: the clusters are found in these.
 CONTEXT = re.compile(
@@ -35,8 +35,9 @@ _MILD = re.compile(
 )
 
 #: Columns of what honest libraries do now and then, in any kind of load: ask the machine what it is
-#: (uname, lscpu, ldconfig), or start a process. What such a process does has columns of its own.
-_USUAL = re.compile(r"^(child\.)?(birth\.process|execute\.inquiry)$")
+#: (uname, lscpu, ldconfig; a bind to a loopback port of the kernel's choice, for whether there is
+#: IPv6), or start a process. What such a process does, or a listen, has columns of its own.
+_USUAL = re.compile(r"^(child\.)?(birth\.process|execute\.inquiry|bind\.chosen)$")
 
 #: Calls that are telling only by their arguments, which the acts' columns count.
 _COUNTED_AS_ACTS = frozenset(
@@ -59,6 +60,11 @@ def is_mild(column: str) -> bool:
 def is_usual(column: str) -> bool:
     """Whether a column that no benign load of a cluster showed is some evidence, but not enough."""
     return _USUAL.match(column) is not None
+
+
+def is_ordinary(column: str) -> bool:
+    """Whether a column is no evidence, or not enough: all others decide."""
+    return is_mild(column) or is_usual(column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ class RowBuilder:
     """
 
     def __init__(self, classifier: Classifier, names: list[str], window: int) -> None:
-        self._classifier = classifier
+        self.classifier = classifier
         self._names = names
         self._window = window
         self._states: dict[int, _State] = {}
@@ -104,7 +110,7 @@ class RowBuilder:
         for act in acts:
             if not load.holds(act):
                 continue
-            column = self._classifier.column(load, act)
+            column = self.classifier.column(load, act)
             if column is None:
                 continue
             state.columns[column] += 1
