@@ -144,6 +144,23 @@ class VerdictKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class LearnKeys:
+    """Learning from the loads of this host while the daemon runs (`dynahugd learn --help`)."""
+
+    file: str = _key(
+        "",
+        "The file to which what is learned is written, and from which it is taken over at start; "
+        "empty: nothing is learned.",
+    )
+    loads: int = _key(
+        1000,
+        "So many loads are learned from at a time; what they teach takes the place of what was "
+        "learned before.",
+        _number(50, 2000),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration; each attribute is a table of the file."""
 
@@ -151,6 +168,7 @@ class Config:
     probe: ProbeKeys = field(default_factory=ProbeKeys)
     tables: TableKeys = field(default_factory=TableKeys)
     verdict: VerdictKeys = field(default_factory=VerdictKeys)
+    learn: LearnKeys = field(default_factory=LearnKeys)
 
 
 _TABLES: dict[str, type[Any]] = {
@@ -158,6 +176,7 @@ _TABLES: dict[str, type[Any]] = {
     "probe": ProbeKeys,
     "tables": TableKeys,
     "verdict": VerdictKeys,
+    "learn": LearnKeys,
 }
 _KEYS = {f"{table}.{key.name}": key for table, cls in _TABLES.items() for key in fields(cls)}
 

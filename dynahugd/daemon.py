@@ -13,6 +13,7 @@ from datetime import datetime
 
 from dynahugd import __version__
 from dynahugd.baseline import Baseline
+from dynahugd.baseline.learning import Learner, learn, resume
 from dynahugd.config import Config
 from dynahugd.errors import DynahugError
 from dynahugd.escape import escape
@@ -75,6 +76,7 @@ class Daemon:
     say: Callable[[str], None]
     show: Callable[[Verdict], None]
     tally: Tally = field(default_factory=Tally)
+    _learner: Learner | None = None
     _stop: bool = False
     _ready: bool = False
     _last_turn: float = 0.0
@@ -93,8 +95,12 @@ class Daemon:
         probe = Probe(probe_options(self.config), self._report)
         listener = None
         try:
+            if self.config.learn.file:
+                self._resume()
             names = syscalls.names(syscalls.machine())
-            pipeline = Pipeline(self.baseline, names, rules(self.config), probe.finish)
+            pipeline = Pipeline(
+                self.baseline, names, rules(self.config), probe.finish, self._learner
+            )
             self.say(
                 f"loader {probe.loader} on Linux {platform.release()} {platform.machine()}; "
                 f"baseline {escape(self.baseline_source)}: "
@@ -134,6 +140,8 @@ class Daemon:
             self.tally.take_batch(batch)
             for verdict in pipeline.process(batch, time.monotonic_ns):
                 self._deliver(verdict, probe, log, clock)
+            if self._learner is not None and self._learner.taken >= self.config.learn.loads:
+                self._learn(self._learner, probe, pipeline)
             if batch.hop:
                 lost = probe.lost()
                 for loss, count in lost.items():
@@ -145,6 +153,34 @@ class Daemon:
                 seen_lost = lost
         for verdict in pipeline.stop(time.monotonic_ns()):
             self._deliver(verdict, probe, log, clock)
+
+    def _resume(self) -> None:
+        """Learn on top of the baseline, and take over what was learned before."""
+        self._learner = Learner(self.baseline)
+        path = self.config.learn.file
+        if os.path.lexists(path):
+            try:
+                self.baseline = resume(self._learner.base, path)
+            except DynahugError as error:
+                self.say(str(error))
+            else:
+                self.baseline_source = path
+
+    def _learn(self, learner: Learner, probe: Probe, pipeline: Pipeline) -> None:
+        """Take over what the lessons teach; if they are no good, begin anew."""
+        path = self.config.learn.file
+        try:
+            self.baseline = learn(learner, self.config.verdict.alpha, path)
+        except DynahugError as error:
+            self.say(str(error))
+            self.tally.learnings[False] += 1
+        else:
+            self.baseline_source = path
+            self.tally.learnings[True] += 1
+            pipeline.adopt(self.baseline)
+            probe.know_globals(self.baseline.known_globals)
+            self.say(f"learned from {len(learner.lessons)} loads of this host: {escape(path)}")
+        learner.clear()
 
     def _deliver(
         self, verdict: Verdict, probe: Probe, log: AlertLog | None, clock: WallClock
@@ -199,6 +235,7 @@ class Daemon:
                 "source": self.baseline_source,
                 "loads": str(self.baseline.metadata.get("loads", 0)),
                 "clusters": str(len(self.baseline.clusters)),
+                "learned_loads": str(self.baseline.metadata.get("learned_loads", 0)),
             },
             timestamp,
         )

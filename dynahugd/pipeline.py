@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from dynahugd.baseline import Baseline, Score
+from dynahugd.baseline.learning import Learner
 from dynahugd.features import Classifier, Row, RowBuilder
 from dynahugd.loads import Load, Tracker, Update
 from dynahugd.probes.batch import Batch
 from dynahugd.verdicts import Stage, Verdict, VerdictKind, evidence_for, judge
 
 __all__ = ["Pipeline", "Rules", "rows_of"]
+
+#: Rows of an open load that are kept to be learned from.
+_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,12 @@ class _Progress:
     ended: bool = False
     rows: list[Row] = field(default_factory=list)
 
+    def keep(self, rows: list[Row]) -> None:
+        """Keep rows to learn from: of a long load ever fewer of the earlier ones."""
+        self.rows += rows
+        if len(self.rows) > _ROWS:
+            del self.rows[: _ROWS // 2 : 2]
+
 
 class Pipeline:
     """Scores loads as batches come in.
@@ -48,6 +58,7 @@ class Pipeline:
     ----------
     names : names of the system calls by number.
     finish : called with the id of each load that is over.
+    learner : takes in the loads that are over, if there is one.
     """
 
     def __init__(
@@ -56,9 +67,11 @@ class Pipeline:
         names: list[str],
         rules: Rules,
         finish: Callable[[int], None] = lambda _: None,
+        learner: Learner | None = None,
     ) -> None:
         self._baseline = baseline
         self._rules = rules
+        self._learner = learner
         self._tracker = Tracker(names, int(rules.linger * 1e9), finish)
         classifier = Classifier(baseline.known_globals)
         self._builder = RowBuilder(classifier, names, int(rules.window * 1e9))
@@ -68,6 +81,11 @@ class Pipeline:
     def open_loads(self) -> int:
         """Loads whose span lasts."""
         return sum(1 for load in self._tracker.open.values() if not load.end and load.is_model)
+
+    def adopt(self, baseline: Baseline) -> None:
+        """Judge by another baseline from now on; open loads go on, and keep the worst so far."""
+        self._baseline = baseline
+        self._builder.classifier = Classifier(baseline.known_globals)
 
     def process(self, batch: Batch, clock: Callable[[], int] | None = None) -> Iterator[Verdict]:
         """Verdicts that this batch brings.
@@ -90,7 +108,8 @@ class Pipeline:
         self._builder.add(load, update.acts)
         progress = self._progress.get(load.id)
         if load.is_model:
-            scores = [self._baseline.score(row) for row in self._builder.build(load, time)]
+            rows = self._builder.build(load, time)
+            scores = [self._baseline.score(row) for row in rows]
             worst = max(scores, key=lambda score: -score.p_value)
             if progress is None:
                 progress = self._progress[load.id] = _Progress(worst)
@@ -98,6 +117,8 @@ class Pipeline:
                 worst.p_value == progress.worst.p_value and worst.score > progress.worst.score
             ):
                 progress.worst = worst
+            if self._learner is not None:
+                progress.keep(rows)
         if progress is not None:
             kind, _ = judge(load, progress.worst, self._rules.alpha)
             if kind is VerdictKind.ANOMALOUS and not progress.alerted:
@@ -108,6 +129,8 @@ class Pipeline:
                 yield self._verdict(load, progress, Stage.ENDED, clock())
             if update.over:
                 yield self._verdict(load, progress, Stage.OVER, clock())
+                if self._learner is not None:
+                    self._learner.take(load, progress.rows)
         if update.over:
             self._progress.pop(load.id, None)
             self._builder.forget(load)

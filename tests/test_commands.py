@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,78 @@ def test_only_training_needs_scikit_learn(command: list[str], tmp_path: Path) ->
         [sys.executable, "-c", source, *command], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def perform(model: Path, processes: int, loads: int) -> None:
+    """Loads of a file by so many processes, each so many times."""
+    for _ in range(processes):
+        subprocess.run([sys.executable, "-c", LOADS, str(model), str(loads)], check=True)
+
+
+def alerts_on_attack(daemon: RunningDaemon, folder: Path) -> None:
+    """Perform one, and wait for the alert."""
+    attack = folder / "attack.pkl"
+    attack.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    process = subprocess.Popen([sys.executable, "-c", LOADS, str(attack), "1"])
+    process.wait(30)
+    daemon.expect(process.pid, "alert")
+
+
+def test_learn_from_live_loads_and_from_a_recording(tmp_path: Path) -> None:
+    model, host = tmp_path / "m.pkl", tmp_path / "host.npz"
+    model.write_bytes(pickle.dumps({"weights": list(range(100))}))
+    command = [sys.executable, "-m", "dynahugd", "learn", "--loads", "50", "-o", str(host)]
+    learning = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert learning.stderr is not None
+    assert "learning from every model load" in learning.stderr.readline()
+    perform(model, 6, 20)
+    out, err = learning.communicate(timeout=60)
+    assert learning.returncode == 0, err
+    assert "learned from" in out
+    metadata = json.loads(dynahugd("baseline", "show", host, "--json"))["metadata"]
+    assert metadata["learned_loads"] >= 50
+    assert metadata["learned_processes"] >= 3
+    with RunningDaemon(tmp_path, "--baseline", str(host)) as daemon:
+        alerts_on_attack(daemon, tmp_path)
+
+    recording = tmp_path / "r.parquet"
+    source = f'for i in 1 2 3 4 5 6; do {sys.executable} -c "$0" {model} 20; done'
+    dynahugd("record", "-o", recording, "--", "sh", "-c", source, LOADS)
+    assert "learned from" in dynahugd("learn", recording, "-o", tmp_path / "again.npz")
+    # A process counts for twelve loads, so two recordings of one would be too few.
+    dynahugd("learn", recording, "-o", host, "--baseline", host, status=1)
+
+
+def test_learning_ends_with_a_sentence_when_there_was_too_little(tmp_path: Path) -> None:
+    out = tmp_path / "host.npz"
+    for option in ((), ("--for", "24"), ("--for", "0h"), ("--loads", "1"), ("--loads", "5e3")):
+        dynahugd("learn", "-o", out, *option, status=1 if not option else 2)
+    command = [sys.executable, "-m", "dynahugd", "learn", "--for", "1h", "-o", str(out)]
+    learning = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert learning.stderr is not None
+    learning.stderr.readline()
+    learning.terminate()
+    _, err = learning.communicate(timeout=30)
+    assert learning.returncode == 1
+    assert "too few to learn from: it takes 50" in err
+    assert "Traceback" not in err
+    assert not out.exists()
+
+
+def test_the_daemon_learns_while_it_watches(tmp_path: Path) -> None:
+    model, host, config = (tmp_path / name for name in ("m.pkl", "host.npz", "d.toml"))
+    model.write_bytes(pickle.dumps({"weights": list(range(100))}))
+    config.write_text(f'[learn]\nfile = "{host}"\nloads = 50\n')
+    host.write_bytes(b"no baseline")
+    with RunningDaemon(tmp_path, "--config", str(config)) as daemon:
+        assert any("damaged or no baseline" in line for line in daemon.said)
+        perform(model, 6, 20)
+        daemon.wait(lambda: any("learned from" in line for line in daemon.said), 20, "learning")
+        assert daemon.metric('dynahugd_learnings_total{result="taken_over"}') >= 1
+        assert re.search('learned_loads="[5-9][0-9]', daemon.get("/metrics")[1])
+        perform(model, 1, 5)
+        alerts_on_attack(daemon, tmp_path)
+        assert daemon.metric('dynahugd_learnings_total{result="refused"}') == 0
+    with RunningDaemon(tmp_path, "--learn", str(host)) as daemon:
+        assert any(f"baseline {host}: " in line for line in daemon.said)
+        alerts_on_attack(daemon, tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from dynahugd.commands import baseline, doctor, record, replay, run, train
+from dynahugd.commands import baseline, doctor, learn, record, replay, run, train
 
 __all__ = ["COMMANDS"]
 
@@ -14,5 +14,6 @@ COMMANDS: dict[str, ModuleType] = {
     "record": record,
     "replay": replay,
     "train": train,
+    "learn": learn,
     "baseline": baseline,
 }

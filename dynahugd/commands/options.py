@@ -24,6 +24,7 @@ _KEYS = {
     "ring_bytes": "tables.ring_bytes",
     "max_loads": "tables.max_loads",
     "max_tasks": "tables.max_tasks",
+    "learn": "learn.file",
 }
 
 

@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--alert-log", metavar="FILE", help="append each alert as a JSON line, and its last word"
     )
+    parser.add_argument(
+        "--learn", metavar="FILE", help="learn from this host's loads, into FILE (default: not)"
+    )
     parser.add_argument("--json", action="store_true", help="print verdicts as JSON lines")
 
 

@@ -70,7 +70,8 @@ METRICS = tuple(
             "dynahugd_baseline",
             "info",
             (),
-            "The baseline in force: source, version, number of loads and clusters.",
+            "The baseline in force: source, number of loads and clusters, and of loads of this "
+            "host that it was learned from.",
         ),
         (
             "dynahugd_baseline_trained_timestamp_seconds",
@@ -84,6 +85,12 @@ METRICS = tuple(
             (),
             f"Share of the latest 1,000 loads that did not alert whose p-value is at most {FAR:g}: "
             f"about {FAR:g} where the baseline fits the host.",
+        ),
+        (
+            "dynahugd_learnings",
+            "counter",
+            ("result",),
+            "How often what was learned on this host was taken over, or not.",
         ),
     )
 )
@@ -176,6 +183,13 @@ class DaemonCollector(Collector):
             "dynahugd_baseline_drift_ratio",
             _BY_NAME["dynahugd_baseline_drift_ratio"].help,
             tally.drift(),
+        )
+        yield _counter(
+            "dynahugd_learnings",
+            (
+                (("taken_over",), tally.learnings[True]),
+                (("refused",), tally.learnings[False]),
+            ),
         )
 
 

@@ -41,7 +41,13 @@ class Histogram:
 
 @dataclass(slots=True)
 class Tally:
-    """Counters of the daemon, in the order of the data's way through it."""
+    """Counters of the daemon, in the order of the data's way through it.
+
+    Attributes
+    ----------
+    learnings : how often what was learned was taken over (True) or not (False).
+    far : of the latest loads, whether each is far from every cluster.
+    """
 
     records: Counter[str] = field(default_factory=Counter)
     loads: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -58,7 +64,7 @@ class Tally:
     score: Histogram = field(
         default_factory=lambda: Histogram((0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 9, 12))
     )
-
+    learnings: Counter[bool] = field(default_factory=Counter)
     far: deque[bool] = field(default_factory=lambda: deque(maxlen=_LATEST))
 
     def take_batch(self, batch: Batch) -> None:
