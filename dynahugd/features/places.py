@@ -19,6 +19,11 @@ _CREDENTIALS = re.compile(
     r"|^/etc/(shadow|gshadow|sudoers|krb5\.keytab)|^/etc/ssl/private/"
     r"|^(/var)?/run/secrets/|/(logins\.json|key4\.db|Login Data|Cookies)$"
 )
+#: Certificates of authorities look like keys by their suffix, and are no secret.
+_AUTHORITIES = re.compile(
+    r"^/(etc|usr/lib|usr/local)/ssl/(cert\.pem$|certs/)|^/etc/pki/(tls/certs|ca-trust)/"
+    r"|^/usr/(local/)?share/ca-certificates/|/(certifi|botocore)/cacert\.pem$"
+)
 _STARTUP = re.compile(
     r"/\.(bash(rc|_profile|_login|_logout|_aliases)|profile|zshrc|zshenv|zprofile|login|cshrc|tcshrc"
     r"|kshrc|pythonrc\.py|pam_environment|xinitrc|xsession|xprofile|inputrc|vimrc|gitconfig)$"
@@ -36,10 +41,12 @@ _PYTHON_FILE = re.compile(
     r"(\.pyc?|\.so|/pyvenv\.cfg|/__pycache__(/.*)?)$|\.pyc\.\d+$|\.cpython-[^/]*$"
 )
 #: The last ones are what sqlite keeps beside a database, such as a shelf of Python 3.13.
+#: Also what numba keeps of compiled functions there.
+_BYTECODE = re.compile(r"/__pycache__(/[^/]*\.(pyc(\.\d+)?|nb[ic][.\w]*))?$")
 _CACHE = re.compile(
     r"/\.cache(/|$)|^/var/cache/|/torchinductor_|/\.triton(/|$)|/\.nv(/|$)|/\.keras(/|$)"
     r"|/\.config/matplotlib|/\.torch(/|$)|/\.theano|/\.dgl(/|$)|/numba_cache|/torch_extensions"
-    r"|-(wal|shm|journal)$"
+    r"|^/var/lib/libuuid/|-(wal|shm|journal)$"
 )
 #: Names that tempfile (its files and folders, and its test of a folder) and gcc choose: where
 #: TMPDIR says, on many hosts a scratch disk. Whoever chooses such a name could as well choose /tmp.
@@ -118,7 +125,7 @@ def _common(path: str, model_folder: str) -> str:
 def place_read(path: str, cwd: str, model_folder: str) -> str:
     """The class of a file that is read: what kind of place it lies in."""
     path = _normal(path, cwd)
-    if _CREDENTIALS.search(path):
+    if _CREDENTIALS.search(path) and not _AUTHORITIES.search(path):
         return "credentials"
     if _PYTHON.search(path):
         return "python"
@@ -141,7 +148,7 @@ def place_written(path: str, cwd: str, model_folder: str) -> str:
         return "startup"
     if _CREDENTIALS.search(path):
         return "credentials"
-    if "/__pycache__" in path and re.search(r"/__pycache__(/[^/]*\.pyc(\.\d+)?)?$", path):
+    if _BYTECODE.search(path):
         return "bytecode"
     if _PYTHON.search(path):
         return "python"
