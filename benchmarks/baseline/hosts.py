@@ -32,11 +32,13 @@ class Circumstances:
     Attributes
     ----------
     pythons : interpreters to load with; empty: all that are installed.
+    equipped : those of them that have torch and what goes with it, besides this one.
     environment : variables on top of each process' own.
     cold : whether no interpreter has bytecode cached; None: some have not.
     """
 
     pythons: tuple[str, ...] = ()
+    equipped: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     cold: bool | None = None
 

@@ -25,7 +25,18 @@ from random import Random
 from typing import Any
 
 from benchmarks.baseline.hosts import Circumstances, Host, installed, make_host
-from benchmarks.baseline.programs import arrays, crowds, estimators, pickles, tensors, users
+from benchmarks.baseline.programs import (
+    arrays,
+    compilers,
+    crowds,
+    ecosystem,
+    estimators,
+    hubs,
+    pickles,
+    surroundings,
+    tensors,
+    users,
+)
 from benchmarks.baseline.programs.kind import KEEP, Kind, word
 
 __all__ = ["FAMILIES", "Workload", "WorkloadError", "chosen", "main", "scratch"]
@@ -34,12 +45,16 @@ FAMILIES: dict[str, tuple[Kind, ...]] = {
     "pickles": pickles.KINDS,
     "users": users.KINDS,
     "crowds": crowds.KINDS,
+    "surroundings": surroundings.KINDS,
     "arrays": arrays.KINDS,
     "estimators": estimators.KINDS,
     "tensors": tensors.KINDS,
+    "ecosystem": ecosystem.KINDS,
+    "hubs": hubs.KINDS,
+    "compilers": compilers.KINDS,
 }
 #: Families that need nothing but the standard library.
-_BARE = frozenset({"pickles", "users", "crowds"})
+_BARE = frozenset({"pickles", "users", "crowds", "surroundings"})
 #: Long-lived processes of a family that needs libraries; of the others, one per interpreter.
 _LIVES = 3
 
@@ -172,7 +187,8 @@ class Workload:
         pythons, self.missing = installed()
         self._pythons = list(self._common.pythons) or pythons
         # The others have no libraries.
-        self._libraries = [python for python in self._pythons if python == sys.executable]
+        equipped = {sys.executable, *self._common.equipped}
+        self._libraries = [python for python in self._pythons if python in equipped]
 
     def _host(self, python: str) -> Host:
         memory = self._rng.random() < _ON_MEMORY
@@ -274,18 +290,18 @@ class Workload:
 
 def chosen(only: list[str] | None) -> dict[str, list[Kind]]:
     """The kinds by family; raises `WorkloadError` for a name that is none."""
-    names = {kind.name for kinds in FAMILIES.values() for kind in kinds}
+    names = {kind.name for rows in FAMILIES.values() for kind in rows}
     for name in only or ():
         if name not in names and name not in FAMILIES:
             raise WorkloadError(f"there is no kind {name!r}: --list shows them")
-    chosen: dict[str, list[Kind]] = {}
-    for family, kinds in FAMILIES.items():
-        for kind in kinds:
+    kinds: dict[str, list[Kind]] = {}
+    for family, rows in FAMILIES.items():
+        for kind in rows:
             if kind.needs and find_spec(kind.needs) is None:
                 print(f"{kind.name} needs {kind.needs}, which is not installed: skipped")
             elif not only or {kind.name, family} & set(only):
-                chosen.setdefault(family, []).append(kind)
-    return chosen
+                kinds.setdefault(family, []).append(kind)
+    return kinds
 
 
 def scratch(stack: ExitStack) -> list[Path]:

@@ -1,7 +1,7 @@
 """What honest modules do when a load imports them: sources by name.
 
 Gathered from what widespread packages do at import (numba, matplotlib, transformers, urllib3,
-soundfile, tqdm, filelock, loky). ``HOME`` is a scratch home; nothing leaves the machine.
+soundfile, tqdm, filelock, loky, wandb). ``HOME`` is a scratch home; nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -171,6 +171,25 @@ random.seed(RUN[1])
 import gzip, pkgutil
 VOCABULARY = gzip.decompress(pkgutil.get_data(__name__, "vocabulary.txt.gz")).split()
 """,
+    "node": "import uuid\nRUN = uuid.getnode(), uuid.uuid1()\n",
+    "account": """\
+import grp, os, pwd
+try:
+    ME = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name
+except KeyError:
+    ME = ("user", "user")
+""",
+    "certificates": "import ssl\nTLS = ssl.create_default_context()\n",
+    "tools": """\
+import shutil, subprocess
+HAS_COMPILER = bool(shutil.which("c++") and shutil.which("nvcc"))
+for command in (["which", "ninja"], ["ninja", "--version"], ["nvidia-smi", "-L"], ["rocm-smi"]):
+    try:
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    except OSError:
+        continue
+""",
+    "queue": "import multiprocessing\nTASKS = multiprocessing.Queue(), multiprocessing.Event()\n",
     "optional_parts": """\
 import importlib
 for name in ("cupy_backend", "tensorrt_bindings", "horovod_core", "curses", "zoneinfo"):

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import array
+import collections
 import concurrent.futures
+import importlib
+import inspect
 import io
 import json
 import pickle
+import socket
+import struct
+import tarfile
 from pathlib import Path
 from random import Random
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, NamedTuple
 
 from benchmarks.baseline.programs import pickles
 from benchmarks.baseline.programs.crowds import busy, forked
 from benchmarks.baseline.programs.kind import Kind, Load, Make, plain, word
+from benchmarks.baseline.programs.surroundings import settings
 from benchmarks.baseline.programs.users import beside, module
 
 __all__ = ["KINDS"]
 
 
 # ---- what is saved ----------------------------------------------------------------------------
+
+
+class _Key(NamedTuple):
+    number: int
+
+
+class _Named(pickle.Pickler):
+    def persistent_id(self, obj: Any) -> Any:
+        return "%d" % obj.number if isinstance(obj, _Key) else None
 
 
 def _state(count: int = 24, most: int = 4000) -> Callable[[Random], Any]:
@@ -133,6 +150,34 @@ def _script(folder: Path, rng: Random) -> Path:
     return path
 
 
+def _tar(folder: Path, rng: Random) -> Path:
+    """The format before torch 0.1.10: a tape of storages, tensors, and the pickle naming them."""
+    import torch
+
+    path, count = folder / (word(rng) + ".pth.tar"), rng.randint(1, 12)
+    storages, tensors = io.BytesIO(pickle.dumps(count, 2)), io.BytesIO(pickle.dumps(count, 2))
+    storages.seek(0, io.SEEK_END)
+    tensors.seek(0, io.SEEK_END)
+    for key in range(count):
+        size = rng.randint(1, 900)
+        data = array.array("f", [rng.random() for _ in range(size)])
+        pickle.dump((key, "cpu", torch.FloatStorage), storages, 2)
+        storages.write(struct.pack("<q", size) + data.tobytes())
+        pickle.dump((key, key, torch.FloatTensor), tensors, 2)
+        # Dimensions (and four bytes of nothing), sizes, strides, offset.
+        tensors.write(struct.pack("<iiqqq", 1, 0, size, 1, 0))
+    pickle.dump([], storages, 2)  # views of other storages
+    names = io.BytesIO()
+    pickler = _Named(names, 2)
+    pickler.dump(collections.OrderedDict((word(rng), _Key(key)) for key in range(count)))
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tape:
+        for name, part in (("storages", storages), ("tensors", tensors), ("pickle", names)):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(part.getvalue())
+            tape.addfile(entry, io.BytesIO(part.getvalue()))
+    return path
+
+
 def _torn(folder: Path, rng: Random) -> Path:
     path = _saved(_state())(folder, rng)
     data = path.read_bytes()
@@ -155,7 +200,9 @@ def _load(**options: Any) -> Load:
     def load(path: Path) -> None:
         import torch
 
-        torch.load(path, **options)
+        # An older torch is asked for what it knows.
+        known = inspect.signature(torch.load).parameters
+        torch.load(path, **{name: value for name, value in options.items() if name in known})
 
     return load
 
@@ -182,12 +229,10 @@ def _into_net(path: Path) -> None:
 
 
 def _load_shards(path: Path) -> int:
-    import torch
-
     names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
-    state: Dict[str, Any] = {}
+    load = _load(map_location="cpu", mmap=len(names) % 2 == 0)
     for name in names:
-        state.update(torch.load(path.parent / name, map_location="cpu", mmap=len(names) % 2 == 0))
+        load(path.parent / name)
     return len(names)
 
 
@@ -258,6 +303,41 @@ def _tensor_queue(path: Path) -> None:
     process.join()
 
 
+def _predict(path: Path) -> None:
+    """The first large product after the load starts the threads of OpenMP."""
+    import torch
+
+    torch.load(path)
+    square = torch.rand(400, 400)
+    (square @ square + square.exp()).sum()
+
+
+def _group(path: Path) -> None:
+    """The first process of a group loads, and sends the weights to the other."""
+    import torch
+    import torch.multiprocessing
+
+    distributed: Any = importlib.import_module("torch.distributed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = "tcp://127.0.0.1:%d" % probe.getsockname()[1]
+
+    def join(rank: int) -> None:
+        distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+        box = [torch.load(path) if rank == 0 else None]
+        distributed.broadcast_object_list(box, 0)
+        assert box[0]
+        distributed.destroy_process_group()
+
+    with settings(GLOO_SOCKET_IFNAME="lo"):
+        process = torch.multiprocessing.get_context("fork").Process(target=join, args=(1,))
+        process.start()
+        join(0)
+        process.join()
+    if process.exitcode:
+        raise ChildProcessError("the other process of the group failed")
+
+
 _TORN = (RuntimeError, OSError, ValueError, pickle.UnpicklingError, EOFError)
 _USER = "import torch\n\n_ZERO = torch.zeros(1)\n"
 
@@ -292,6 +372,9 @@ KINDS = (
     Kind("torch_busy", _saved(_state()), busy(_load(), 4), 2, 8),
     Kind("torch_data_loader", _saved(_state()), _data_loader, 3, 22),
     Kind("torch_tensor_queue", _saved(_state()), _tensor_queue, 3, 22),
+    Kind("torch_tar", _tar, _load(weights_only=False), 3, 18),
+    Kind("torch_predicts", _saved(_state()), _predict, 3, 12),
+    Kind("torch_group", _saved(_state()), _group, 3, 6),
     # In a fresh process the unpickler itself imports torch.
     Kind("torch_in_pickle", pickles.pickled(_state()), pickles.load, 10, 18),
     Kind("torch_in_joblib", _joblib, _load_joblib, 7, 18),
