@@ -69,6 +69,11 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
+$(VENV)/.lab: pyproject.toml $(VENV)/.dev
+	@echo "installing what the workload loads with into $(VENV)"
+	$(BIN)/pip install --quiet --editable '.[lab]'
+	@touch $@
+
 .PHONY: objects
 objects: packages
 	@$(MAKE) --silent --no-print-directory $(OBJECTS)
@@ -97,7 +102,7 @@ matrix: setup $(VENV)/.dev ## every behaviour, ROUNDS times, as a table
 	$(BIN)/python -m tests.matrix --rounds $(ROUNDS)
 
 .PHONY: baseline
-baseline: setup $(VENV)/.dev ## perform benign loads under the probe and train the embedded baseline
+baseline: setup $(VENV)/.lab ## perform benign loads under the probe and train the embedded baseline
 	$(BIN)/dynahugd record -o benchmarks/baseline/recording.parquet -- \
 		$(BIN)/python -m benchmarks.baseline.workload
 	$(BIN)/dynahugd train benchmarks/baseline/recording.parquet -o dynahugd/baseline/embedded.npz
@@ -118,8 +123,20 @@ bench-paper: $(VENV)/.dev ## the detector on the data of the DynaHug paper, as d
 	.peers/bin/pip install --quiet picklescan modelscan fickling modelaudit
 	@touch $@
 
+# What PyPI has of older torch for a host without a GPU is a whole one with CUDA in it: 3.4 GB, unpacked.
+OLDER := 3.10:1.12.1 3.8:1.8.1
+.older/.done:
+	@for pair in $(OLDER); do \
+		python=$$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$${pair%:*}.*/bin/python 2>/dev/null | head -n 1); \
+		if [ -z "$$python" ]; then echo "CPython $${pair%:*} is not installed by pyenv: skipped"; continue; fi; \
+		echo "installing torch $${pair#*:} into .older"; \
+		$$python -m venv .older/torch-$${pair#*:}; \
+		.older/torch-$${pair#*:}/bin/pip install --quiet torch==$${pair#*:} 'numpy<2' joblib; \
+	done
+	@mkdir -p .older; touch $@
+
 .PHONY: bench-lab
-bench-lab: setup $(VENV)/.dev ## loads in environments that differ as hosts do, as docs/bench-lab.md
+bench-lab: setup $(VENV)/.lab .older/.done ## loads in environments that differ as hosts do, as docs/bench-lab.md
 	$(BIN)/python -m benchmarks.lab.record build/lab
 	$(BIN)/python -m benchmarks.lab.report build/lab > docs/bench-lab.md.new
 	mv docs/bench-lab.md.new docs/bench-lab.md
@@ -153,4 +170,4 @@ format: $(VENV)/.dev ## format everything
 
 .PHONY: clean
 clean: ## remove what was built
-	rm -rf $(VENV) .peers bpf/build build *.egg-info
+	rm -rf $(VENV) .peers .older bpf/build build *.egg-info

@@ -12,6 +12,7 @@ from benchmarks.lab.environments import ENVIRONMENTS, Environment
 from benchmarks.lab.report import ABLATIONS, Sample, judge
 from dynahugd.baseline.training import train
 from dynahugd.features import Row
+from dynahugd.loads import Load
 from tests.test_scorer import loads_of
 
 AVAILABLE = [item for item in ENVIRONMENTS if not item.missing]
@@ -47,21 +48,21 @@ def test_a_container_leaves_nothing_mounted() -> None:
 def test_loads_are_judged_by_their_behaviour_and_the_columns_that_are_kept() -> None:
     loads = loads_of(400, seed=9)
     baseline = train(loads[:300], frozenset(), {}, 3)
-    benign = [Sample(set(), tuple(rows)) for rows in loads[300:]]
+    benign = [Sample(Load(1, 1), tuple(rows)) for rows in loads[300:]]
     act = Row("whole", loads[0][0].counts | {"connect.public": 1})
     named = Row("1s", loads[0][0].counts | {"global.capable": 1})
     malicious = [
-        Sample(set(), (loads[0][0],), "exfiltrate"),
-        Sample(set(), (act,), "exfiltrate"),
-        Sample(set(), (named,), "names"),
+        Sample(Load(1, 1), (loads[0][0],), "exfiltrate"),
+        Sample(Load(1, 1), (act,), "exfiltrate"),
+        Sample(Load(1, 1), (named,), "names"),
     ]
     caught = judge(baseline, benign, malicious)
     assert caught.benign == 100
     assert caught.alarms <= 1
     assert caught.behaviours == {"exfiltrate": True, "names": True}
-    keep = ABLATIONS["no pickle globals"][0]
+    keep = ABLATIONS["no pickle globals"].keep
     assert judge(baseline, benign, malicious, keep).missed == ["names"]
-    keep = ABLATIONS["counts of system calls alone"][0]
+    keep = ABLATIONS["counts of system calls alone"].keep
     assert judge(baseline, benign, malicious, keep).missed == ["exfiltrate", "names"]
     # A load without any whole row has nothing to be judged by.
     assert judge(baseline, benign, malicious, whole=True).missed == ["names"]

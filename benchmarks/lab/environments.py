@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.baseline.hosts import NOBODY, Circumstances, installed
+from benchmarks.baseline.programs.kind import Kind
+from benchmarks.baseline.workload import chosen
 
 __all__ = ["ENVIRONMENTS", "Environment"]
 
@@ -41,6 +43,8 @@ class Environment:
     differs : in what, in words.
     common : circumstances of all its processes.
     inside : the command that the performing process is started by.
+    families : of the workload; empty: all.
+    without : kinds of the workload that cannot be had here.
     needs : a file without which the environment cannot be had.
     """
 
@@ -48,12 +52,23 @@ class Environment:
     differs: str
     common: Circumstances = field(default_factory=Circumstances)
     inside: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    without: frozenset[str] = frozenset()
     needs: str = ""
 
     @property
     def python(self) -> str:
         """The interpreter for malicious loads."""
         return self.common.pythons[0]
+
+    @property
+    def kinds(self) -> dict[str, list[Kind]]:
+        """What of the workload can be performed here, by family."""
+        return {
+            family: [kind for kind in kinds if kind.name not in self.without]
+            for family, kinds in chosen(None).items()
+            if not self.families or family in self.families
+        }
 
     @property
     def missing(self) -> str:
@@ -63,6 +78,11 @@ class Environment:
         if self.needs and shutil.which(self.needs) is None and not os.path.exists(self.needs):
             return f"{self.needs} is not there"
         return ""
+
+
+def _older(version: str) -> Circumstances:
+    python = str(_OLDER / f"torch-{version}" / "bin" / "python")
+    return Circumstances((python,), (python,), cold=False)
 
 
 def _pyenv(*versions: str) -> tuple[str, ...]:
@@ -75,9 +95,20 @@ def _pyenv(*versions: str) -> tuple[str, ...]:
 
 
 def _here(environment: Mapping[str, str] | None = None) -> Circumstances:
-    return Circumstances((sys.executable,), environment or {}, cold=False)
+    return Circumstances((sys.executable,), (), environment or {}, cold=False)
 
 
+#: Other versions of torch, as ``make bench-lab`` installs them.
+_OLDER = Path(__file__).parent.parent.parent / ".older"
+_WITH_TORCH = ("pickles", "users", "crowds", "tensors")
+#: Refusing what is not plain data, and safetensors, are younger.
+_YOUNGER = frozenset({"torch_refused", "torch_safetensors"})
+
+_COLD_CACHE = """\
+while sleep 1; do echo 3 > /proc/sys/vm/drop_caches; done &
+trap "kill $!" EXIT
+"$@"
+"""
 _NO_HOME = ("env", "HOME=/", "PYENV_ROOT=/nowhere")
 _JEMALLOC = str(_LIBRARIES / "libjemalloc.so.2")
 _TCMALLOC = str(_LIBRARIES / "libtcmalloc_minimal.so.4")
@@ -85,7 +116,11 @@ _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LOKY_MA
 _THREADS = dict.fromkeys(_POOLS, "16")
 
 ENVIRONMENTS: tuple[Environment, ...] = (
-    Environment("host", "the system's CPython 3.11, all libraries, as root", _here()),
+    Environment(
+        "host",
+        "the system's CPython 3.11, all libraries, as root; files on disk and in memory",
+        _here(),
+    ),
     Environment(
         "old-python",
         "CPython 3.8 to 3.10, shared _pickle, standard library alone",
@@ -114,6 +149,28 @@ ENVIRONMENTS: tuple[Environment, ...] = (
         "many-threads",
         "16 threads in every pool, one malloc arena",
         _here({"MALLOC_ARENA_MAX": "1"} | _THREADS),
+    ),
+    Environment(
+        "cold-cache",
+        "every second the page cache is dropped",
+        _here(),
+        ("sh", "-uc", _COLD_CACHE, "sh"),
+    ),
+    Environment(
+        "torch-1.12",
+        "torch 1.12.1 on CPython 3.10",
+        _older("1.12.1"),
+        families=_WITH_TORCH,
+        without=_YOUNGER,
+        needs=_older("1.12.1").pythons[0],
+    ),
+    Environment(
+        "torch-1.8",
+        "torch 1.8.1 on CPython 3.8",
+        _older("1.8.1"),
+        families=_WITH_TORCH,
+        without=_YOUNGER,
+        needs=_older("1.8.1").pythons[0],
     ),
     Environment(
         "plain-user",

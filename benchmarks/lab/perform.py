@@ -1,7 +1,7 @@
 """Performs the loads of one environment: ``python -m benchmarks.lab.perform NAME KIND``.
 
-KIND is ``benign`` (the workload of the baseline) or ``malicious`` (the table of behaviours, each in
-a folder of its name). Run inside what the environment asks for, under ``dynahugd record``.
+KIND is ``benign`` (the workload of the baseline) or ``malicious`` (the catalogue of behaviours,
+each in a folder of its name). Run inside what the environment asks for, under ``dynahugd record``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
-from benchmarks.baseline.workload import Workload, chosen, scratch
+from benchmarks.baseline.workload import Workload, scratch
+from benchmarks.lab.catalogue import CATALOGUE
 from benchmarks.lab.environments import ENVIRONMENTS, Environment
-from tests.behaviours import MALICIOUS, Behaviour, NotPerformed, lacking, perform
+from tests.behaviours import Behaviour, NotPerformed, lacking, perform
 
 _TIMEOUT = 120.0
 
@@ -26,7 +27,7 @@ def benign(environment: Environment, scale: float, seed: int) -> int:
     """The workload; the number of loads."""
     with ExitStack() as stack:
         roots = scratch(stack)
-        workload = Workload(chosen(None), Random(seed), scale, roots, environment.common)
+        workload = Workload(environment.kinds, Random(seed), scale, roots, environment.common)
         workload.perform((os.cpu_count() or 1) + 1)
         return workload.tally.loads.total()
 
@@ -47,7 +48,7 @@ def malicious(environment: Environment) -> tuple[int, list[str]]:
         except NotPerformed as error:
             failed.append(str(error).splitlines()[0])
 
-    rows = [row for row in MALICIOUS if not lacking(row, environment.python)]
+    rows = [row for row in CATALOGUE if not lacking(row, environment.python)]
     with (
         tempfile.TemporaryDirectory(prefix="malicious-") as folder,
         ThreadPoolExecutor(os.cpu_count()) as pool,

@@ -34,6 +34,7 @@ __all__ = [
     "detached",
     "drop_and_dlopen",
     "read",
+    "shared_object",
 ]
 
 
@@ -143,7 +144,7 @@ def act():
 """
 
 
-def _shared_object() -> bytes:
+def shared_object() -> bytes:
     """The smallest library that can be built here; else a copy of one that is installed."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +166,7 @@ def _shared_object() -> bytes:
 def drop_and_dlopen(folder: Path) -> Path:
     """Make a model that writes a shared object to the working directory and opens it."""
     file = Call(open, "libdropped.so", "wb", 0)
-    drop = Call(operator.methodcaller("write", _shared_object()), file)
+    drop = Call(operator.methodcaller("write", shared_object()), file)
     return pickled(model([drop, Call(ctypes.CDLL, "./libdropped.so")]))(folder)
 
 

@@ -17,7 +17,7 @@ from .loopback import Listener
 
 __all__ = ["NotPerformed", "Performed", "lacking", "make_files", "perform"]
 
-_LIBRARIES = ("torch", "numpy", "joblib", "safetensors", "h5py", "sklearn")
+_LIBRARIES = "torch numpy joblib safetensors h5py sklearn cloudpickle pip".split()
 _STDERR_TAIL = 4000
 #: A detached child sleeps one second before it acts; machines under test are slow.
 _FIRE_WITHIN = 10.0
