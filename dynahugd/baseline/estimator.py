@@ -55,8 +55,8 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     clusters : int or ints
         Number of clusters at most. Of several, the largest, which tells kinds of loads best
-        apart, whose false alarms among held-out groups are no more than ``alpha`` says; or, where
-        there is none, the one with the fewest.
+        apart, whose false alarms among held-out groups are as many as ``alpha`` says, within
+        chance; or, where there is none, about as few as with any other.
     least : int
         A cluster has at least so many groups; a smaller one is given up.
     nu : float
@@ -188,7 +188,9 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
             self.alarms_[len(centres)] = alarms
             tried[len(centres)] = held_out, centres, calibrations
-        allowed = max(min(self.alarms_.values()), math.floor(self.alpha * len(names)))
+        # By two standard deviations: the alarms of a recording are a handful.
+        expected = max(min(self.alarms_.values()), self.alpha * len(names))
+        allowed = expected + 2 * math.sqrt(expected)
         number = max(n for n, alarms in self.alarms_.items() if alarms <= allowed)
         self.held_out_, best, chosen = tried[number]
         self.labels_ = nearest(self._context(counts), best)

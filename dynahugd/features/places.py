@@ -46,7 +46,7 @@ _BYTECODE = re.compile(r"/__pycache__(/[^/]*\.(pyc(\.\d+)?|nb[ic][.\w]*))?$")
 _CACHE = re.compile(
     r"/\.cache(/|$)|^/var/cache/|/torchinductor_|/\.triton(/|$)|/\.nv(/|$)|/\.keras(/|$)"
     r"|/\.config/matplotlib|/\.torch(/|$)|/\.theano|/\.dgl(/|$)|/numba_cache|/torch_extensions"
-    r"|^/var/lib/libuuid/|-(wal|shm|journal)$"
+    r"|/\.config$|^/var/lib/libuuid/|-(wal|shm|journal)$"
 )
 #: Names that tempfile (its files and folders, and its test of a folder) and gcc choose: where
 #: TMPDIR says, on many hosts a scratch disk. Whoever chooses such a name could as well choose /tmp.

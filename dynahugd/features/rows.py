@@ -36,8 +36,9 @@ _MILD = re.compile(
 
 #: Columns of what honest libraries do now and then, in any kind of load: ask the machine what it is
 #: (uname, lscpu, ldconfig; a bind to a loopback port of the kernel's choice, for whether there is
-#: IPv6), or start a process. What such a process does, or a listen, has columns of its own.
-_USUAL = re.compile(r"^(child\.)?(birth\.process|execute\.inquiry|bind\.chosen)$")
+#: IPv6), start a process, or cut a file that they have open for writing. What such a process does,
+#: a listen, or the writing have columns of their own.
+_USUAL = re.compile(r"^(child\.)?(birth\.process|execute\.inquiry|bind\.chosen|call\.ftruncate)$")
 
 #: Calls that are telling only by their arguments, which the acts' columns count.
 _COUNTED_AS_ACTS = frozenset(

@@ -67,13 +67,13 @@ if shutil.which("g++"):
     _BUILT = (Kind("torch_compiled", _weights, _compiled, 2, 0, 1),)
 
 KINDS = (
-    Kind("numba_function", _function, pickles.load, 3, 6, 2, "numba"),
+    Kind("numba_function", _function, pickles.load, 5, 8, 2, "numba"),
     Kind(
         "user_imports_numba",
         module(_JIT.format(options="")),
         beside(pickles.load),
-        3,
         6,
+        8,
         1,
         "numba",
     ),
@@ -81,8 +81,8 @@ KINDS = (
         "user_caches_numba",
         module(_JIT.format(options=", cache=True")),
         beside(pickles.load),
-        3,
         6,
+        8,
         1,
         "numba",
     ),

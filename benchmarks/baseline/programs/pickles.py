@@ -404,7 +404,7 @@ KINDS = (
     Kind("pickle_many_in_one", _many, _load_many),
     Kind("pickle_out_of_band", _out_of_band, _load_out_of_band),
     Kind("pickle_extension_codes", _extension, _load_extension),
-    Kind("pickle_shelve", _shelf, _load_shelf, 7, 12),
+    Kind("pickle_shelve", _shelf, _load_shelf, 14, 21),
     Kind("pickle_callables", pickled(_callables), load),
     Kind("pickle_exceptions", pickled(_exceptions), load),
     Kind("fails_truncated", _raw(_truncated), failing(load, *_BAD)),
