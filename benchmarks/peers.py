@@ -1,4 +1,4 @@
-"""Scanners of model files beside dynahugd, on the files of the behaviours' table.
+"""Scanners of model files beside dynahugd, on the files of the laboratory and benign ones.
 
     sudo .venv/bin/python -m benchmarks.peers --scanners .peers/bin > docs/bench-peers.md
 
@@ -24,7 +24,8 @@ from enum import StrEnum
 from importlib.metadata import distributions
 from pathlib import Path
 
-from tests.behaviours import TABLE, Behaviour
+from benchmarks.lab.catalogue import CATALOGUE
+from tests.behaviours import BENIGN, Behaviour
 from tests.behaviours.performing import make_files
 from tests.harness import RunningDaemon, own_cgroup
 from tests.matrix import perform_under
@@ -190,7 +191,7 @@ def main() -> int:
         return 1
     rows = [
         row
-        for row in TABLE
+        for row in (*BENIGN, *CATALOGUE)
         if not row.no_load and (not arguments.only or row.name in arguments.only)
     ]
     with tempfile.TemporaryDirectory() as folder:

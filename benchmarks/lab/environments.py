@@ -101,8 +101,9 @@ def _here(environment: Mapping[str, str] | None = None) -> Circumstances:
 #: Other versions of torch, as ``make bench-lab`` installs them.
 _OLDER = Path(__file__).parent.parent.parent / ".older"
 _WITH_TORCH = ("pickles", "users", "crowds", "tensors")
-#: Refusing what is not plain data, and safetensors, are younger.
-_YOUNGER = frozenset({"torch_refused", "torch_safetensors"})
+#: Refusing what is not plain data, and safetensors, are younger; the pool of threads that such a
+#: torch has made does not survive a fork.
+_YOUNGER = frozenset({"torch_refused", "torch_safetensors", "torch_forked"})
 
 _COLD_CACHE = """\
 while sleep 1; do echo 3 > /proc/sys/vm/drop_caches; done &

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .behaviour import Behaviour
 from .libraries import library
-from .pickles import LOAD, Call, exists, model, pickled, said, source, written
+from .pickles import LOAD, LOAD_TORCH, Call, exists, model, pickled, said, source, written
 
 __all__ = ["DISGUISED"]
 
@@ -130,14 +130,6 @@ def _disguised(
     return Behaviour(name, True, shows, loader, make, fired=exists("fired"), needs=needs, slow=slow)
 
 
-_LOAD_TORCH = """\
-import sys
-
-import torch
-
-model = torch.load(sys.argv[1], weights_only=False)
-"""
-
 _LOAD_JOBLIB = """\
 import sys
 
@@ -246,14 +238,14 @@ DISGUISED: tuple[Behaviour, ...] = (
         "payload_in_torch_zip",
         "sh executed while torch.load reads a zip checkpoint",
         _torch(zipped=True),
-        loader=_LOAD_TORCH,
+        loader=LOAD_TORCH,
         needs=("torch",),
     ),
     _disguised(
         "payload_in_torch_legacy",
         "sh executed while torch.load reads a checkpoint of the format before 1.6",
         _torch(zipped=False),
-        loader=_LOAD_TORCH,
+        loader=LOAD_TORCH,
         needs=("torch",),
     ),
     _disguised(

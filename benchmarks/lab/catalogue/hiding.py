@@ -14,7 +14,6 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 from benchmarks.lab.catalogue.making import (
-    LOAD_TORCH,
     SHELL,
     WRITE,
     Maker,
@@ -25,6 +24,7 @@ from tests.behaviours.behaviour import Behaviour
 from tests.behaviours.libraries import library
 from tests.behaviours.pickles import (
     LOAD,
+    LOAD_TORCH,
     WEIGHTS,
     Call,
     exists,

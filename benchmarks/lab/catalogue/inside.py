@@ -16,9 +16,19 @@ import weakref
 import zlib
 from pathlib import Path
 
-from benchmarks.lab.catalogue.making import LOAD_TORCH, SHELL, payload, telling, torch_file
+from benchmarks.lab.catalogue.making import SHELL, payload, telling, torch_file
 from tests.behaviours.behaviour import STDOUT, Behaviour
-from tests.behaviours.pickles import LOAD, LOAD_AND_TELL, Call, exists, model, said, source, written
+from tests.behaviours.pickles import (
+    LOAD,
+    LOAD_AND_TELL,
+    LOAD_TORCH,
+    Call,
+    exists,
+    model,
+    said,
+    source,
+    written,
+)
 
 __all__ = ["INSIDE"]
 

@@ -12,7 +12,6 @@ from tests.behaviours.libraries import library
 from tests.behaviours.pickles import LOAD, LOAD_AND_TELL, Call, model, pickled, source
 
 __all__ = [
-    "LOAD_TORCH",
     "REQUESTS",
     "SHELL",
     "TELL",
@@ -32,14 +31,6 @@ Maker = Callable[[Path], Path]
 #: The two plainest payloads: one executes a shell, the other makes a file.
 SHELL = Call(os.system, "echo hello > fired")
 WRITE = source("with open('fired', 'w') as file: file.write('hello')")
-
-LOAD_TORCH = """\
-import sys
-
-import torch
-
-model = torch.load(sys.argv[1], weights_only=False)
-"""
 
 #: File in the behaviour's folder with what the server was asked for.
 REQUESTS = "requests.txt"

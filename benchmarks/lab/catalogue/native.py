@@ -8,11 +8,11 @@ import operator
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.lab.catalogue.making import LOAD_TORCH, TELL, payload, torch_file
+from benchmarks.lab.catalogue.making import TELL, payload, torch_file
 from tests.behaviours.behaviour import Behaviour
 from tests.behaviours.libraries import library
 from tests.behaviours.payloads import shared_object
-from tests.behaviours.pickles import LOAD, Call, exists, model, pickled, said, source
+from tests.behaviours.pickles import LOAD, LOAD_TORCH, Call, exists, model, pickled, said, source
 
 __all__ = ["NATIVE"]
 

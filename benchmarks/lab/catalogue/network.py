@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.lab.catalogue.making import (
-    LOAD_TORCH,
     REQUESTS,
     SHELL,
     WRITE,
@@ -28,6 +27,7 @@ from tests.behaviours.behaviour import TCP_PORT, UDP_PORT, Behaviour
 from tests.behaviours.libraries import library
 from tests.behaviours.pickles import (
     LOAD,
+    LOAD_TORCH,
     WEIGHTS,
     Call,
     arrived,

@@ -13,10 +13,10 @@ import shutil
 import types
 import webbrowser
 
-from benchmarks.lab.catalogue.making import LOAD_TORCH, payload, torch_file
+from benchmarks.lab.catalogue.making import payload, torch_file
 from tests.behaviours.behaviour import Behaviour
 from tests.behaviours.libraries import library
-from tests.behaviours.pickles import LOAD, Call, exists, holds, source
+from tests.behaviours.pickles import LOAD, LOAD_TORCH, Call, exists, holds, source
 
 __all__ = ["PROCESSES"]
 
