@@ -116,7 +116,8 @@ def make_host(folder: Path, python: str, rng: Random, common: Circumstances) -> 
     ):
         if rng.random() < share:
             environment[name] = value
-    flags = rng.choice(((), (), (), ("-B",), ("-u",), ("-I",), ("-s",), ("-S",) if bare else ()))
+    site = ("-S",) if bare and python not in common.equipped else ()
+    flags = rng.choice(((), (), (), ("-B",), ("-u",), ("-I",), ("-s",), site))
     # pyenv's interpreters lie in a home that nobody else may enter.
     plain = os.geteuid() == 0 and not bare and rng.random() < 0.3
     share = _COLD if bare else _COLD_LIBRARIES
