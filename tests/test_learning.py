@@ -203,10 +203,14 @@ def test_globals_that_enough_processes_name_become_known() -> None:
     for process, name in ((5000, "often"), (5001, "often"), (5002, "often"), (5003, "once")):
         one = load(process)
         one.acts.append(act(Kind.GLOBAL, text="site_library", second=name))
+        # Where a base has seen capable globals in benign loads, a load that names one is learned
+        # from; the global is not.
+        one.acts.append(act(Kind.GLOBAL, text="os", second="system"))
         learner.take(one, BENIGN[0])
     learned = extended(learner)
     assert ("site_library", "often") in learned.known_globals
     assert ("site_library", "once") not in learned.known_globals
+    assert ("os", "system") not in learned.known_globals
     assert learned.known_globals > BASE.known_globals
 
 
@@ -283,6 +287,8 @@ def test_what_was_learned_is_read_back_with_its_provenance(tmp_path: Path) -> No
     assert told["learned_base"] == files.digest(BASE)
     with pytest.raises(DynahugError, match="on top of another baseline: learn again"):
         resume(base_of(seed=77), path)
+    with pytest.raises(DynahugError, match="name the one underneath"):
+        Learner(again)
     files.write(BASE, path)
     with pytest.raises(DynahugError, match="on top of another baseline"):
         resume(BASE, path)

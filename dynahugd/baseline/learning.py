@@ -34,7 +34,7 @@ from dynahugd.baseline.detector import Calibration, Cluster, Detector, Floats
 from dynahugd.baseline.model import Baseline, novelty
 from dynahugd.errors import DynahugError
 from dynahugd.escape import escape
-from dynahugd.features import Row, is_ordinary
+from dynahugd.features import Classifier, Row, is_ordinary
 from dynahugd.loads import Load
 
 __all__ = ["LEAST", "Learner", "Lesson", "extend", "learn", "objection", "resume"]
@@ -91,7 +91,7 @@ class Learner:
 
     Attributes
     ----------
-    base : the baseline that is extended.
+    base : the baseline that is extended; not one that was extended so itself.
     taken, refused : loads learned from, and loads that showed what is never learned.
     """
 
@@ -101,6 +101,13 @@ class Learner:
     refused: int = 0
     _processes: Counter[int] = field(default_factory=Counter)
     _random: random.Random = field(default_factory=lambda: random.Random(0))
+
+    def __post_init__(self) -> None:
+        if "learned_base" in self.base.metadata:
+            raise DynahugError(
+                "the baseline to learn on top of was itself learned on a host, and would creep: "
+                "name the one underneath"
+            )
 
     def take(self, load: Load, rows: Sequence[Row]) -> None:
         """Take in a load that is over, unless it is incomplete, or shows what is never learned."""
@@ -260,7 +267,12 @@ def extend(base: Baseline, lessons: Sequence[Lesson], metadata: Mapping[str, Any
         rows_scored[test] = extended.score(counts[test])[0]
     scores, labels = _strangest(rows_scored, wider.assign(counts), owner)
     detector = _recalibrated(_vouched(wider, counts, owner, votes), scores, labels, votes.users)
-    pairs = sorted({pair for lesson in lessons for pair in lesson.globals} - base.known_globals)
+    classifier = Classifier(base.known_globals)
+    pairs = sorted(
+        pair
+        for pair in {pair for lesson in lessons for pair in lesson.globals}
+        if is_ordinary(classifier.global_column(*pair) or "")
+    )
     named = np.array([[pair in lesson.globals for pair in pairs] for lesson in lessons], bool)
     known = votes.carried(named.reshape(len(lessons), len(pairs)))
     return Baseline(

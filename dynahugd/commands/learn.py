@@ -79,11 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         require_root()
     from dynahugd.baseline.learning import Learner, learn
 
-    base, source = choose_baseline(config.daemon.baseline)
-    if "learned_base" in base.metadata:
-        raise DynahugError(
-            f"{escape(source)} was itself learned on a host: give the one underneath by --baseline"
-        )
+    base, _ = choose_baseline(config.daemon.baseline)
     learner = Learner(base)
     if live:
         _watch(learner, config, arguments.duration or float("inf"), arguments.loads or 2**62)

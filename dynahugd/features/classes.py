@@ -52,17 +52,15 @@ class Classifier:
     def column(self, load: Load, act: Act) -> str | None:
         """The column that the act counts in; None when it tells nothing here."""
         if act.kind is Kind.GLOBAL:
-            return self._global(act)
+            return "global.odd" if act.odd else self.global_column(act.text, act.second)
         name = self._act(load, act)
         if name is None or (act.after and name in _ORDINARY_READ):
             return None
         return f"child.{name}" if act.descendant else name
 
-    def _global(self, act: Act) -> str | None:
-        module, name = act.text, act.second
+    def global_column(self, module: str, name: str) -> str | None:
+        """The column of a global; None for a known one."""
         package = module.split(".", 1)[0]
-        if act.odd:
-            return "global.odd"
         if (module, name) in self._globals:
             # How many of these a load names says how much is in it; and one without a file may
             # have named some before it was a load.
