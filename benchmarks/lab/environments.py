@@ -80,11 +80,6 @@ class Environment:
         return ""
 
 
-def _older(version: str) -> Circumstances:
-    python = str(_OLDER / f"torch-{version}" / "bin" / "python")
-    return Circumstances((python,), (python,), cold=False)
-
-
 def _pyenv(*versions: str) -> tuple[str, ...]:
     pythons = installed()[0][1:]
     return tuple(
@@ -104,6 +99,19 @@ _WITH_TORCH = ("pickles", "users", "crowds", "tensors")
 #: Refusing what is not plain data, and safetensors, are younger; the pool of threads that such a
 #: torch has made does not survive a fork.
 _YOUNGER = frozenset({"torch_refused", "torch_safetensors", "torch_forked"})
+
+
+def _older(name: str, version: str, python: str) -> Environment:
+    path = str(_OLDER / f"torch-{version}" / "bin" / "python")
+    return Environment(
+        f"torch-{name}",
+        f"torch {version} on CPython {python}",
+        Circumstances((path,), (path,), cold=False),
+        families=_WITH_TORCH,
+        without=_YOUNGER,
+        needs=path,
+    )
+
 
 _COLD_CACHE = """\
 while sleep 1; do echo 3 > /proc/sys/vm/drop_caches; done &
@@ -157,22 +165,8 @@ ENVIRONMENTS: tuple[Environment, ...] = (
         _here(),
         ("sh", "-uc", _COLD_CACHE, "sh"),
     ),
-    Environment(
-        "torch-1.12",
-        "torch 1.12.1 on CPython 3.10",
-        _older("1.12.1"),
-        families=_WITH_TORCH,
-        without=_YOUNGER,
-        needs=_older("1.12.1").pythons[0],
-    ),
-    Environment(
-        "torch-1.8",
-        "torch 1.8.1 on CPython 3.8",
-        _older("1.8.1"),
-        families=_WITH_TORCH,
-        without=_YOUNGER,
-        needs=_older("1.8.1").pythons[0],
-    ),
+    _older("1.12", "1.12.1", "3.10"),
+    _older("1.8", "1.8.1", "3.8"),
     Environment(
         "plain-user",
         "a user without a home or a name that owns anything",

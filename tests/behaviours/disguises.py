@@ -14,7 +14,18 @@ from pathlib import Path
 
 from .behaviour import Behaviour
 from .libraries import library
-from .pickles import LOAD, LOAD_TORCH, Call, exists, model, pickled, said, source, written
+from .pickles import (
+    LOAD,
+    LOAD_JOBLIB,
+    LOAD_TORCH,
+    Call,
+    exists,
+    model,
+    pickled,
+    said,
+    source,
+    written,
+)
 
 __all__ = ["DISGUISED"]
 
@@ -130,14 +141,6 @@ def _disguised(
     return Behaviour(name, True, shows, loader, make, fired=exists("fired"), needs=needs, slow=slow)
 
 
-_LOAD_JOBLIB = """\
-import sys
-
-import joblib
-
-model = joblib.load(sys.argv[1])
-"""
-
 _LOAD_NUMPY = """\
 import sys
 
@@ -224,14 +227,14 @@ DISGUISED: tuple[Behaviour, ...] = (
         "payload_in_joblib",
         "a file written within joblib's pure-Python unpickler",
         _joblib(0),
-        loader=_LOAD_JOBLIB,
+        loader=LOAD_JOBLIB,
         needs=("joblib", "numpy"),
     ),
     _disguised(
         "payload_in_joblib_zlib",
         "the same from a file that is compressed throughout",
         _joblib(("zlib", 3)),
-        loader=_LOAD_JOBLIB,
+        loader=LOAD_JOBLIB,
         needs=("joblib", "numpy"),
     ),
     _disguised(

@@ -17,6 +17,7 @@ from .loopback import ARRIVALS
 __all__ = [
     "LOAD",
     "LOAD_AND_TELL",
+    "LOAD_JOBLIB",
     "LOAD_TORCH",
     "WEIGHTS",
     "Call",
@@ -52,6 +53,14 @@ import os
 print(model["notes"], os.environ.get("FIRED"))
 """
 )
+
+LOAD_JOBLIB = """\
+import sys
+
+import joblib
+
+model = joblib.load(sys.argv[1])
+"""
 
 #: torch's, unrestricted; before 1.13 torch knew no other way.
 LOAD_TORCH = """\

@@ -18,7 +18,7 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from benchmarks.baseline.programs import pickles
 from benchmarks.baseline.programs.kind import Kind, Load
@@ -185,27 +185,38 @@ def _server() -> Iterator[int]:
             thread.join()
 
 
-def busy(load: Load, times: int = 8) -> Load:
-    """Load while another thread makes noise."""
+def meanwhile(act: Callable[[], Any], load: Load, times: int = 6, pause: float = 0.002) -> Load:
+    """Load while another thread does something again and again, so many seconds apart."""
 
     def attempt(path: Path) -> int:
         done = threading.Event()
-        with _server() as port:
 
-            def neighbour() -> None:
-                while not done.is_set():
-                    _noise(port)
+        def neighbour() -> None:
+            while not done.is_set():
+                act()
+                if pause:
+                    done.wait(pause)
 
-            thread = threading.Thread(target=neighbour)
-            thread.start()
-            try:
-                for _ in range(times):
-                    load(path)
-                    done.wait(0.004)
-            finally:
-                done.set()
-                thread.join()
+        thread = threading.Thread(target=neighbour)
+        thread.start()
+        try:
+            for _ in range(times):
+                load(path)
+                done.wait(0.004)
+        finally:
+            done.set()
+            thread.join()
         return times
+
+    return attempt
+
+
+def busy(load: Load, times: int = 8) -> Load:
+    """Load while another thread makes noise."""
+
+    def attempt(path: Path) -> Optional[int]:
+        with _server() as port:
+            return meanwhile(lambda: _noise(port), load, times, 0)(path)
 
     return attempt
 

@@ -18,8 +18,9 @@ from typing import Any, Callable, Dict, Optional, Tuple
 from unittest import mock
 
 from benchmarks.baseline.programs import pickles
+from benchmarks.baseline.programs.crowds import meanwhile
 from benchmarks.baseline.programs.kind import Kind, Make, plain, word
-from benchmarks.baseline.programs.surroundings import meanwhile, settings
+from benchmarks.baseline.programs.surroundings import settings
 from benchmarks.baseline.programs.users import beside, module
 
 __all__ = ["KINDS"]

@@ -34,13 +34,14 @@ import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any, Callable, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from benchmarks.baseline.programs import pickles
+from benchmarks.baseline.programs.crowds import meanwhile
 from benchmarks.baseline.programs.kind import Kind, Load, Make, word
 from benchmarks.baseline.programs.users import beside, module, worker
 
-__all__ = ["KINDS", "absent", "fetch", "home", "meanwhile", "mirror", "settings"]
+__all__ = ["KINDS", "absent", "fetch", "home", "mirror", "settings"]
 
 _SCRIPT = "import pickle, sys\nwith open(sys.argv[1], 'rb') as file:\n    pickle.load(file)\n"
 #: The number of get_mempolicy(2), which the C library does not wrap.
@@ -104,31 +105,6 @@ def mirror(files: Dict[str, bytes]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def meanwhile(act: Callable[[], Any], load: Load, times: int = 6) -> Load:
-    """Load while another thread does something again and again."""
-
-    def attempt(path: Path) -> int:
-        done = threading.Event()
-
-        def neighbour() -> None:
-            while not done.is_set():
-                act()
-                done.wait(0.002)
-
-        thread = threading.Thread(target=neighbour)
-        thread.start()
-        try:
-            for _ in range(times):
-                load(path)
-                done.wait(0.004)
-        finally:
-            done.set()
-            thread.join()
-        return times
-
-    return attempt
 
 
 def absent(suffix: str) -> Make:

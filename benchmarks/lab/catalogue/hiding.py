@@ -24,6 +24,7 @@ from tests.behaviours.behaviour import Behaviour
 from tests.behaviours.libraries import library
 from tests.behaviours.pickles import (
     LOAD,
+    LOAD_JOBLIB,
     LOAD_TORCH,
     WEIGHTS,
     Call,
@@ -37,14 +38,6 @@ from tests.behaviours.pickles import (
 __all__ = ["HIDING"]
 
 _LAYERS = "with open('fired', 'w') as file: file.write('hello')\n"
-
-_LOAD_JOBLIB = """\
-import sys
-
-import joblib
-
-model = joblib.load(sys.argv[1])
-"""
 
 _LOAD_NPZ = """\
 import sys
@@ -259,7 +252,7 @@ HIDING: tuple[Behaviour, ...] = (
             f"payload_in_joblib_{method}",
             True,
             f"a file written within joblib's unpickler, from a file that {method} compressed",
-            _LOAD_JOBLIB,
+            LOAD_JOBLIB,
             _joblib(method),
             fired=exists("fired"),
             needs=("joblib", "numpy"),
