@@ -63,6 +63,22 @@ def _suffixes(value: tuple[str, ...]) -> str:
     return "" if len(value) <= 200 else "may hold at most 200 suffixes"
 
 
+def _urls(value: tuple[str, ...]) -> str:
+    for url in value:
+        if not re.fullmatch(
+            r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[!-~]*)?", url
+        ):
+            return f"holds {escape(url)!r}: write http://host:port or https://host:port"
+    return "" if len(value) <= 16 else "may hold at most 16 addresses"
+
+
+def _labels(value: tuple[str, ...]) -> str:
+    for label in value:
+        if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*=.+", label):
+            return f"holds {escape(label)!r}: write name=value"
+    return "" if len(value) <= 32 else "may hold at most 32 labels"
+
+
 def _key(default: Any, text: str, check: Callable[[Any], str] = lambda value: "") -> Any:
     return field(default=default, metadata={"text": text, "check": check})
 
@@ -82,8 +98,14 @@ class DaemonKeys:
     )
     log_format: str = _key(
         "auto",
-        "How verdicts are printed: `plain`, `json`, or `auto` (plain).",
-        _one_of("auto", "plain", "json"),
+        "How verdicts and messages are given: `plain` or `json` lines, `journal` (fields in the "
+        "journal), or `auto`: `journal` where standard error is connected to it, else `plain`.",
+        _one_of("auto", "plain", "json", "journal"),
+    )
+    web_config: str = _key(
+        "",
+        "Web configuration file of Prometheus' own format (TLS, client certificates, users) for "
+        "the listener, read again when it changes; empty: plain HTTP for everyone.",
     )
 
 
@@ -161,6 +183,37 @@ class LearnKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertmanagerKeys:
+    """Alerts pushed to Alertmanager at once, beside what Prometheus' rules make of the metrics."""
+
+    urls: tuple[str, ...] = _key(
+        (),
+        "Base addresses of Alertmanager's instances, such as `https://host:9093`, each of "
+        "which gets every alert; empty: nothing is pushed.",
+        _urls,
+    )
+    job: str = _key("dynahugd", "Label `job`, as Prometheus has it for this daemon.")
+    instance: str = _key(
+        "",
+        "Label `instance`, as Prometheus has it; empty: the host's name and the port of `listen`.",
+    )
+    labels: tuple[str, ...] = _key(
+        (), "More labels, as `name=value`: the external labels of Prometheus.", _labels
+    )
+    quiet: float = _key(
+        600.0,
+        "Seconds without another anomalous load after which an alert is resolved.",
+        _number(10, 86400),
+    )
+    timeout: float = _key(10.0, "Seconds that a request may take.", _number(0.1, 300))
+    username: str = _key("", "User of basic authentication; empty: none.")
+    password_file: str = _key("", "File whose first line is the user's password.")
+    ca_file: str = _key("", "Authorities that sign Alertmanager's certificate; empty: the host's.")
+    cert_file: str = _key("", "Certificate that is shown to Alertmanager; empty: none.")
+    key_file: str = _key("", "Its key; empty: it is in `cert_file`.")
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration; each attribute is a table of the file."""
 
@@ -169,6 +222,7 @@ class Config:
     tables: TableKeys = field(default_factory=TableKeys)
     verdict: VerdictKeys = field(default_factory=VerdictKeys)
     learn: LearnKeys = field(default_factory=LearnKeys)
+    alertmanager: AlertmanagerKeys = field(default_factory=AlertmanagerKeys)
 
 
 _TABLES: dict[str, type[Any]] = {
@@ -177,6 +231,7 @@ _TABLES: dict[str, type[Any]] = {
     "tables": TableKeys,
     "verdict": VerdictKeys,
     "learn": LearnKeys,
+    "alertmanager": AlertmanagerKeys,
 }
 _KEYS = {f"{table}.{key.name}": key for table, cls in _TABLES.items() for key in fields(cls)}
 

@@ -238,6 +238,8 @@ class Daemon:
                 "learned_loads": str(self.baseline.metadata.get("learned_loads", 0)),
             },
             timestamp,
+            self._ready,
+            {},
         )
 
 

@@ -330,6 +330,8 @@ def snapshot(tally: Tally) -> Snapshot:
         {"version": "0.1", "python": "3.11", "kernel": "6", "loader": "libbpf"},
         {"source": HOSTILE, "loads": "9", "clusters": "2"},
         1.5e9,
+        True,
+        {("alerts.example:9093", "taken"): 7, ("alerts.example:9093", "failed"): 1},
     )
 
 

@@ -92,6 +92,26 @@ METRICS = tuple(
             ("result",),
             "How often what was learned on this host was taken over, or not.",
         ),
+        ("dynahugd_ready", "gauge", (), "1 while every probe is attached and loads are judged."),
+        (
+            "dynahugd_config_last_reload_successful",
+            "gauge",
+            (),
+            "0 if the configuration that was read last cannot be used, else 1.",
+        ),
+        (
+            "dynahugd_config_last_reload_success_timestamp_seconds",
+            "gauge",
+            (),
+            "When the configuration in force was read, Unix time.",
+        ),
+        (
+            "dynahugd_alertmanager_pushes",
+            "counter",
+            ("alertmanager", "result"),
+            "Requests with alerts to each Alertmanager of the configuration (host:port): taken, "
+            "failed.",
+        ),
     )
 )
 _BY_NAME = {metric.name: metric for metric in METRICS}
@@ -108,6 +128,8 @@ class Snapshot:
     build: dict[str, str]
     baseline: dict[str, str]
     baseline_trained: float
+    ready: bool
+    pushes: dict[tuple[str, str], int]
 
 
 def _histogram(name: str, histogram: Histogram) -> HistogramMetricFamily:
@@ -123,6 +145,10 @@ def _counter(name: str, values: Iterable[tuple[tuple[str, ...], float]]) -> Coun
     for labels, value in values:
         family.add_metric(labels, value)
     return family
+
+
+def _gauge(name: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(name, _BY_NAME[name].help, value)
 
 
 class DaemonCollector(Collector):
@@ -149,9 +175,7 @@ class DaemonCollector(Collector):
             ),
         )
         yield _counter("dynahugd_alerts", (((form,), tally.alerts[form]) for form in FORMATS))
-        yield GaugeMetricFamily(
-            "dynahugd_loads_open", _BY_NAME["dynahugd_loads_open"].help, now.loads_open
-        )
+        yield _gauge("dynahugd_loads_open", now.loads_open)
         yield _histogram("dynahugd_load_duration_seconds", tally.duration)
         yield _histogram("dynahugd_detection_latency_seconds", tally.latency)
         yield _histogram("dynahugd_anomaly_score", tally.score)
@@ -174,16 +198,8 @@ class DaemonCollector(Collector):
             _BY_NAME["dynahugd_baseline"].help,
             {key: escape(value) for key, value in now.baseline.items()},  # a path is among them
         )
-        yield GaugeMetricFamily(
-            "dynahugd_baseline_trained_timestamp_seconds",
-            _BY_NAME["dynahugd_baseline_trained_timestamp_seconds"].help,
-            now.baseline_trained,
-        )
-        yield GaugeMetricFamily(
-            "dynahugd_baseline_drift_ratio",
-            _BY_NAME["dynahugd_baseline_drift_ratio"].help,
-            tally.drift(),
-        )
+        yield _gauge("dynahugd_baseline_trained_timestamp_seconds", now.baseline_trained)
+        yield _gauge("dynahugd_baseline_drift_ratio", tally.drift())
         yield _counter(
             "dynahugd_learnings",
             (
@@ -191,6 +207,10 @@ class DaemonCollector(Collector):
                 (("refused",), tally.learnings[False]),
             ),
         )
+        yield _gauge("dynahugd_ready", now.ready)
+        yield _gauge("dynahugd_config_last_reload_successful", tally.configured)
+        yield _gauge("dynahugd_config_last_reload_success_timestamp_seconds", tally.configured_time)
+        yield _counter("dynahugd_alertmanager_pushes", now.pushes.items())
 
 
 def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:

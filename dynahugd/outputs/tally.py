@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class Tally:
     Attributes
     ----------
     learnings : how often what was learned was taken over (True) or not (False).
+    configured : whether the configuration that was read last is in force.
+    configured_time : when the one in force was read, Unix time.
     far : of the latest loads, whether each is far from every cluster.
     """
 
@@ -65,6 +68,8 @@ class Tally:
         default_factory=lambda: Histogram((0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 9, 12))
     )
     learnings: Counter[bool] = field(default_factory=Counter)
+    configured: bool = True
+    configured_time: float = field(default_factory=time.time)
     far: deque[bool] = field(default_factory=lambda: deque(maxlen=_LATEST))
 
     def take_batch(self, batch: Batch) -> None:
