@@ -60,7 +60,7 @@ def _suffixes(value: tuple[str, ...]) -> str:
     for suffix in value:
         if not 0 < len(suffix.encode(errors="replace")) <= 15 or "." in suffix or "/" in suffix:
             return f"holds {escape(suffix)!r}: a suffix has 1 to 15 bytes and no dot"
-    return "" if len(value) <= 200 else "may hold at most 200 suffixes"
+    return "" if len(value) <= 120 else "may hold at most 120 suffixes"
 
 
 def _urls(value: tuple[str, ...]) -> str:

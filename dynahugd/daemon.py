@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,16 +12,18 @@ from datetime import datetime
 
 from dynahugd import __version__
 from dynahugd.baseline import Baseline
+from dynahugd.baseline.files import digest
 from dynahugd.baseline.learning import Learner, learn, resume
 from dynahugd.config import Config
 from dynahugd.errors import DynahugError
 from dynahugd.escape import escape
-from dynahugd.outputs.alertlog import AlertLog
 from dynahugd.outputs.clock import WallClock
-from dynahugd.outputs.listener import Listener
+from dynahugd.outputs.log import Log
+from dynahugd.outputs.messages import Message
 from dynahugd.outputs.metrics import Snapshot, registry
+from dynahugd.outputs.outlets import Outlets, Watch
+from dynahugd.outputs.service import Service
 from dynahugd.outputs.tally import Tally
-from dynahugd.outputs.text import as_object, as_text
 from dynahugd.pipeline import Pipeline, Rules
 from dynahugd.probes import syscalls
 from dynahugd.probes.interpreters import Coverage, Interpreter
@@ -30,10 +31,13 @@ from dynahugd.probes.maps import Sizes
 from dynahugd.probes.probe import Options, Probe
 from dynahugd.verdicts import Stage, Verdict, VerdictKind
 
-__all__ = ["Daemon", "probe_options", "rules"]
+__all__ = ["Daemon", "Setup", "probe_options", "rules"]
 
 #: The loop has to come round this often to be called healthy, in seconds.
 _HEALTHY = 10.0
+
+#: Seconds between two looks at what is said at most that often.
+_TELL_EVERY = 1.0
 
 
 def probe_options(config: Config) -> Options:
@@ -60,166 +64,247 @@ def rules(config: Config) -> Rules:
     return Rules(config.verdict.alpha, config.verdict.window, config.probe.linger)
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the daemon is to do, read and checked: the configuration and the baseline it names.
+
+    ``source`` is what the baseline is called.
+    """
+
+    config: Config
+    baseline: Baseline
+    source: str
+
+
+def _needs_restart(before: Config, after: Config) -> list[str]:
+    """What differs and is taken over at the next start only, as text."""
+    return [
+        name
+        for name, old, new in (
+            ("probe.loader", before.probe.loader, after.probe.loader),
+            ("daemon.log_format", before.daemon.log_format, after.daemon.log_format),
+            ("[tables]", before.tables, after.tables),
+        )
+        if old != new
+    ]
+
+
 @dataclass(slots=True)
 class Daemon:
     """Watches until it is told to stop.
 
     Attributes
     ----------
-    say : prints a line of the program's own.
-    show : prints a verdict.
+    configure : reads and checks the configuration; called once more at each reload.
+    setup : what is in force.
+    baseline, source : what is judged by: the setup's, or what was learned on top of it.
     """
 
-    config: Config
-    baseline: Baseline
-    baseline_source: str
-    say: Callable[[str], None]
-    show: Callable[[Verdict], None]
+    configure: Callable[[], Setup]
+    setup: Setup
+    log: Log
     tally: Tally = field(default_factory=Tally)
+    baseline: Baseline = field(init=False)
+    source: str = field(init=False)
     _learner: Learner | None = None
     _stop: bool = False
+    _reload: bool = False
     _ready: bool = False
     _last_turn: float = 0.0
 
     def run(self) -> None:
-        """Attach, watch, and detach at SIGTERM or SIGINT.
+        """Attach, watch, and detach at SIGTERM or SIGINT; read the configuration at SIGHUP.
 
         Raises
         ------
         DynahugError : when something that was asked for cannot be had.
         """
         started = time.monotonic()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
-        log = AlertLog(self.config.daemon.alert_log) if self.config.daemon.alert_log else None
-        probe = Probe(probe_options(self.config), self._report)
-        listener = None
+        service = Service()
+        config = self.setup.config
+        outlets = Outlets()
+        probe = Probe(probe_options(config), self._report)
         try:
-            if self.config.learn.file:
-                self._resume()
+            self._judge_by(self.setup, self._learner_for(self.setup))
             names = syscalls.names(syscalls.machine())
-            pipeline = Pipeline(
-                self.baseline, names, rules(self.config), probe.finish, self._learner
-            )
-            self.say(
+            pipeline = Pipeline(self.baseline, names, rules(config), probe.finish, self._learner)
+            self.log.say(
+                Message.STARTING,
                 f"loader {probe.loader} on Linux {platform.release()} {platform.machine()}; "
-                f"baseline {escape(self.baseline_source)}: "
-                f"{self.baseline.metadata.get('loads', 0)} loads "
-                f"in {len(self.baseline.clusters)} clusters"
+                f"baseline {escape(self.source)}: {self.baseline.metadata.get('loads', 0)} loads "
+                f"in {len(self.baseline.clusters)} clusters",
             )
-            if self.config.daemon.listen:
-                listener = Listener(
-                    self.config.daemon.listen,
-                    registry(lambda: self._snapshot(probe, pipeline)),
-                    lambda: time.monotonic() - self._last_turn < _HEALTHY,
-                    lambda: self._ready,
-                )
-                host = self.config.daemon.listen.rpartition(":")[0]
-                self.say(f"metrics at http://{host}:{listener.port}/metrics")
+            watch = Watch(
+                registry(lambda: self._snapshot(probe, pipeline, outlets)),
+                lambda: time.monotonic() - self._last_turn < _HEALTHY,
+                lambda: self._ready,
+                self.log.say,
+            )
+            outlets.change(config, watch)
             probe.know_globals(self.baseline.known_globals)
             probe.cover_host()
             self._ready = True
             self._last_turn = time.monotonic()
-            self.say(f"ready after {time.monotonic() - started:.2f} s: watching every model load")
-            _notify("READY=1")
-            self._watch(probe, pipeline, log)
+            self.log.say(
+                Message.READY,
+                f"ready after {time.monotonic() - started:.2f} s: watching every model load",
+            )
+            service.ready()
+            self._watch(probe, pipeline, outlets, watch, service)
         finally:
-            _notify("STOPPING=1")
-            if listener is not None:
-                listener.close()
+            service.stopping()
             probe.close()
-            if log is not None:
-                log.close()
+            outlets.close()
 
-    def _watch(self, probe: Probe, pipeline: Pipeline, log: AlertLog | None) -> None:
+    def _watch(
+        self, probe: Probe, pipeline: Pipeline, outlets: Outlets, watch: Watch, service: Service
+    ) -> None:
         clock = WallClock()
         seen_lost = probe.lost()
+        told = 0.0
         while not self._stop:
+            if self._reload:
+                self._reload = False
+                service.reloading()
+                self._take_over(probe, pipeline, outlets, watch)
+                service.ready()
             batch = probe.read(0.25)
             self._last_turn = time.monotonic()
+            service.alive()
             self.tally.take_batch(batch)
             for verdict in pipeline.process(batch, time.monotonic_ns):
-                self._deliver(verdict, probe, log, clock)
-            if self._learner is not None and self._learner.taken >= self.config.learn.loads:
+                self._deliver(verdict, probe, outlets)
+            if self._learner is not None and self._learner.taken >= self.setup.config.learn.loads:
                 self._learn(self._learner, probe, pipeline)
             if batch.hop:
                 lost = probe.lost()
                 for loss, count in lost.items():
                     if count > seen_lost[loss]:
-                        self.say(
+                        self.log.say(
+                            Message.RECORDS_LOST,
                             f"lost {count - seen_lost[loss]} ({loss.name.lower()}): see "
-                            "dynahugd_records_lost_total"
+                            "dynahugd_records_lost_total",
                         )
                 seen_lost = lost
+            if self._last_turn - told >= _TELL_EVERY:
+                told = self._last_turn
+                self.log.turn()
+                service.status(self.tally.summary(clock))
         for verdict in pipeline.stop(time.monotonic_ns()):
-            self._deliver(verdict, probe, log, clock)
+            self._deliver(verdict, probe, outlets)
+        self.log.say(Message.STOPPING, f"stopped: {self.tally.summary(clock)}")
 
-    def _resume(self) -> None:
-        """Learn on top of the baseline, and take over what was learned before."""
-        self._learner = Learner(self.baseline)
-        path = self.config.learn.file
-        if os.path.lexists(path):
-            try:
-                self.baseline = resume(self._learner.base, path)
-            except DynahugError as error:
-                self.say(str(error))
-            else:
-                self.baseline_source = path
-
-    def _learn(self, learner: Learner, probe: Probe, pipeline: Pipeline) -> None:
-        """Take over what the lessons teach; if they are no good, begin anew."""
-        path = self.config.learn.file
-        try:
-            self.baseline = learn(learner, self.config.verdict.alpha, path)
-        except DynahugError as error:
-            self.say(str(error))
-            self.tally.learnings[False] += 1
-        else:
-            self.baseline_source = path
-            self.tally.learnings[True] += 1
-            pipeline.adopt(self.baseline)
-            probe.know_globals(self.baseline.known_globals)
-            self.say(f"learned from {len(learner.lessons)} loads of this host: {escape(path)}")
-        learner.clear()
-
-    def _deliver(
-        self, verdict: Verdict, probe: Probe, log: AlertLog | None, clock: WallClock
-    ) -> None:
+    def _deliver(self, verdict: Verdict, probe: Probe, outlets: Outlets) -> None:
         self.tally.take_verdict(verdict)
-        # The alert does not wait for what the load does next; the last word has all of it.
-        last = verdict.stage is Stage.OVER and verdict.kind is VerdictKind.ANOMALOUS
-        if log is not None and (last or verdict.stage is Stage.ALERT):
-            try:
-                log.write(verdict, clock)
-            except OSError as error:
-                self.say(f"the alert log cannot be written: {error.strerror}")
-        if verdict.stage is not Stage.OVER or last:
-            self.show(verdict)
-        elif verdict.kind is VerdictKind.BENIGN and verdict.load.memory:
+        try:
+            outlets.take(verdict)
+        except OSError as error:
+            self.log.say(
+                Message.ALERT_LOG_FAILED, f"the alert log cannot be written: {error.strerror}"
+            )
+        self.log.show(verdict)
+        over = verdict.stage is Stage.OVER
+        if over and verdict.kind is VerdictKind.BENIGN and verdict.load.memory:
             # The next message with the same globals costs nothing.
             probe.know_globals(verdict.load.globals())
 
+    def _take_over(self, probe: Probe, pipeline: Pipeline, outlets: Outlets, watch: Watch) -> None:
+        """Read the configuration again and take it over whole, or nothing of it."""
+        try:
+            setup = self.configure()
+            learner = self._learner_for(setup)
+            outlets.change(setup.config, watch)
+        except DynahugError as error:
+            self.tally.configured = False
+            self.log.say(Message.RELOAD_REFUSED, f"not reloaded, nothing has changed: {error}")
+            return
+        later = _needs_restart(self.setup.config, setup.config)
+        self._judge_by(setup, learner)
+        pipeline.adopt(self.baseline, rules(setup.config), learner)
+        probe.adopt(probe_options(setup.config))
+        probe.know_globals(self.baseline.known_globals)
+        self.tally.configured, self.tally.configured_time = True, time.time()
+        self.log.say(
+            Message.RELOADED,
+            f"reloaded; baseline {escape(self.source)}"
+            + (f"; in force at the next start: {', '.join(later)}" if later else ""),
+        )
+
+    def _learner_for(self, setup: Setup) -> Learner | None:
+        """Who learns on top of the baseline: the one who does so already, if it is the same.
+
+        Raises
+        ------
+        DynahugError : when nothing can be learned on top of it.
+        """
+        if not setup.config.learn.file:
+            return None
+        now = self._learner
+        if now is not None and digest(now.base) == digest(setup.baseline):
+            return now
+        return Learner(setup.baseline)
+
+    def _judge_by(self, setup: Setup, learner: Learner | None) -> None:
+        """Judge by a setup's baseline, or by what was learned on top of it before."""
+        self.setup, self._learner = setup, learner
+        self.baseline, self.source = setup.baseline, setup.source
+        path = setup.config.learn.file
+        if learner is not None and os.path.lexists(path):
+            try:
+                self.baseline, self.source = resume(learner.base, path), path
+            except DynahugError as error:
+                self.log.say(Message.LEARNING_REFUSED, str(error))
+
+    def _learn(self, learner: Learner, probe: Probe, pipeline: Pipeline) -> None:
+        """Take over what the lessons teach; if they are no good, begin anew."""
+        config = self.setup.config
+        path = config.learn.file
+        try:
+            self.baseline = learn(learner, config.verdict.alpha, path)
+        except DynahugError as error:
+            self.log.say(Message.LEARNING_REFUSED, str(error))
+            self.tally.learnings[False] += 1
+        else:
+            self.source = path
+            self.tally.learnings[True] += 1
+            pipeline.adopt(self.baseline)
+            probe.know_globals(self.baseline.known_globals)
+            self.log.say(
+                Message.LEARNED,
+                f"learned from {len(learner.lessons)} loads of this host: {escape(path)}",
+            )
+        learner.clear()
+
     def _on_signal(self, number: int, frame: object) -> None:
-        self._stop = True
+        if number == signal.SIGHUP:
+            self._reload = True
+        else:
+            self._stop = True
 
     def _report(self, item: Interpreter) -> None:
         path = escape(item.path)
         if item.coverage is Coverage.ATTACHED:
             version = ".".join(map(str, item.version or ()))
             what = "unpickler" if item.unpickler else "interpreter without a built-in unpickler"
-            self.say(f"attached to {path}: CPython {version}, {what}")
+            self.log.say(
+                Message.INTERPRETER_ATTACHED, f"attached to {path}: CPython {version}, {what}"
+            )
         elif item.coverage is Coverage.NOT_COVERED:
-            self.say(f"cannot see into {path}: {item.reason}")
+            self.log.say(
+                Message.INTERPRETER_NOT_COVERED, f"cannot see into {path}: {escape(item.reason)}"
+            )
         else:
-            self.say(f"released {path}: the file is gone")
+            self.log.say(Message.INTERPRETER_RELEASED, f"released {path}: the file is gone")
 
-    def _snapshot(self, probe: Probe, pipeline: Pipeline) -> Snapshot:
+    def _snapshot(self, probe: Probe, pipeline: Pipeline, outlets: Outlets) -> Snapshot:
         counted = probe.interpreters.count()
-        trained = str(self.baseline.metadata.get("trained", ""))
+        metadata = self.baseline.metadata
         try:
-            timestamp = datetime.fromisoformat(trained).timestamp()
+            trained = datetime.fromisoformat(str(metadata.get("trained", ""))).timestamp()
         except ValueError:
-            timestamp = 0.0
+            trained = 0.0
         return Snapshot(
             self.tally,
             pipeline.open_loads,
@@ -232,57 +317,12 @@ class Daemon:
                 "loader": probe.loader,
             },
             {
-                "source": self.baseline_source,
-                "loads": str(self.baseline.metadata.get("loads", 0)),
+                "source": self.source,
+                "loads": str(metadata.get("loads", 0)),
                 "clusters": str(len(self.baseline.clusters)),
-                "learned_loads": str(self.baseline.metadata.get("learned_loads", 0)),
+                "learned_loads": str(metadata.get("learned_loads", 0)),
             },
-            timestamp,
+            trained,
             self._ready,
-            {},
+            outlets.pushes(),
         )
-
-
-def _notify(message: str) -> None:
-    """Tell systemd, where it asked to be told."""
-    if "NOTIFY_SOCKET" in os.environ:
-        try:
-            from systemd import daemon
-        except ImportError as error:
-            raise DynahugError("systemd-python is missing: install python3-systemd") from error
-        daemon.notify(message)
-
-
-def printers(as_json: bool) -> tuple[Callable[[str], None], Callable[[Verdict], None]]:
-    """How to print lines and verdicts on standard output: text, or JSON."""
-    import json
-
-    clock = WallClock()
-
-    def out(text: str) -> None:
-        print(text, flush=True)
-
-    if as_json:
-        return (
-            lambda text: print(text, file=sys.stderr, flush=True),
-            lambda verdict: out(json.dumps(as_object(verdict, clock))),
-        )
-
-    told: dict[int, set[str]] = {}
-
-    def show(verdict: Verdict) -> None:
-        # One line a load: an anomalous one has it at the alert, and one more when it is over if
-        # there is more to tell.
-        load = verdict.load.id
-        reasons = {reason.feature for reason in verdict.score.reasons}
-        if verdict.stage is Stage.ALERT:
-            told[load] = reasons
-            out(as_text(verdict, clock))
-        elif verdict.kind is not VerdictKind.ANOMALOUS:
-            out(as_text(verdict, clock))
-        elif verdict.stage is Stage.OVER:
-            earlier = told.pop(load)
-            if reasons - earlier:
-                out(as_text(verdict, clock, earlier))
-
-    return out, show

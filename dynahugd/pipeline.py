@@ -82,10 +82,19 @@ class Pipeline:
         """Loads whose span lasts."""
         return sum(1 for load in self._tracker.open.values() if not load.end and load.is_model)
 
-    def adopt(self, baseline: Baseline) -> None:
-        """Judge by another baseline from now on; open loads go on, and keep the worst so far."""
+    def adopt(
+        self, baseline: Baseline, rules: Rules | None = None, learner: Learner | None = None
+    ) -> None:
+        """Judge by another baseline from now on; open loads go on, and keep the worst so far.
+
+        ``rules`` and ``learner`` stay as they are unless rules are given.
+        """
         self._baseline = baseline
         self._builder.classifier = Classifier(baseline.known_globals)
+        if rules is not None:
+            self._rules, self._learner = rules, learner
+            self._tracker.linger = int(rules.linger * 1e9)
+            self._builder.window = int(rules.window * 1e9)
 
     def process(self, batch: Batch, clock: Callable[[], int] | None = None) -> Iterator[Verdict]:
         """Verdicts that this batch brings.

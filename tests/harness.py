@@ -115,8 +115,11 @@ class RunningDaemon:
     def _read_lines(self) -> None:
         assert self.process.stderr is not None
         for line in self.process.stderr:
+            text = line.rstrip("\n")
+            if text.startswith("{"):
+                text = json.loads(text)["text"]
             with self._changed:
-                self.said.append(line.rstrip("\n"))
+                self.said.append(text)
                 self._changed.notify_all()
 
     def wait(self, condition: Callable[[], bool], timeout: float, what: str) -> None:

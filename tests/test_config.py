@@ -106,7 +106,7 @@ def test_values_at_the_edge_are_taken(
         ("[probe]\nwrappers = ['ääääääää']", ":2: 'probe.wrappers' holds 'ääääääää': "),
         (
             f"[probe]\nwrappers = {['x'] * 201}",
-            ":2: 'probe.wrappers' may hold at most 200 suffixes",
+            ":2: 'probe.wrappers' may hold at most 120 suffixes",
         ),
         ("[tables]\nmax_loads = 1024.0", ":2: 'tables.max_loads' has to be a whole number"),
         ("[tables]\nmax_loads = true", ":2: 'tables.max_loads' has to be a whole number"),

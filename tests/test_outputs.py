@@ -24,12 +24,12 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from dynahugd.baseline import Reason, Score
-from dynahugd.daemon import printers
 from dynahugd.errors import DynahugError
 from dynahugd.loads import Load
 from dynahugd.outputs.alertlog import AlertLog
 from dynahugd.outputs.clock import WallClock
 from dynahugd.outputs.listener import Listener, parse_address
+from dynahugd.outputs.log import Log, PlainLines
 from dynahugd.outputs.metrics import METRICS, Snapshot, documentation, registry
 from dynahugd.outputs.tally import Histogram, Tally
 from dynahugd.outputs.text import as_object, as_text
@@ -120,7 +120,7 @@ def test_a_verdict_is_a_line_and_an_anomaly_has_a_line_for_each_reason() -> None
 def test_an_anomalous_load_has_one_line_more_when_it_did_more(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    _, show = printers(as_json=False)
+    show = Log(PlainLines()).show
     late = Reason("child.execute.shell", 1, 0, 0, 120, 50.0)
     alert, over = a_verdict(), a_verdict(stage=Stage.OVER)
     more = replace(over, score=replace(SCORE, reasons=(*SCORE.reasons, late)))

@@ -19,8 +19,9 @@ examples:
   dynahugd run --alert-log /var/log/dynahugd/alerts.jsonl --listen 127.0.0.1:9797
   dynahugd run --loader bcc --json | jq 'select(.verdict == "anomalous")'
 
-It runs in the foreground until SIGTERM or SIGINT. Exit status: 0 stopped by a signal, 1 it could
-not start or go on, 2 wrong usage."""
+It runs in the foreground until SIGTERM or SIGINT. At SIGHUP it reads its configuration and its
+baseline again, and takes them over if they can be used. Verdicts go to standard output, messages to
+standard error. Exit status: 0 stopped by a signal, 1 it could not start or go on, 2 wrong usage."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,11 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the daemon."""
-    config = config_from(arguments)
+    config_from(arguments)  # what is wrong with it does not need root to be told
     require_root()
-    from dynahugd.daemon import Daemon, printers
+    from dynahugd.daemon import Daemon, Setup
+    from dynahugd.outputs.log import open_log
 
-    baseline, source = choose_baseline(config.daemon.baseline)
-    say, show = printers(arguments.json or config.daemon.log_format == "json")
-    Daemon(config, baseline, source, say, show).run()
+    def configure() -> Setup:
+        config = config_from(arguments)
+        return Setup(config, *choose_baseline(config.daemon.baseline))
+
+    setup = configure()
+    form = "json" if arguments.json else setup.config.daemon.log_format
+    Daemon(configure, setup, open_log(form)).run()
     return 0

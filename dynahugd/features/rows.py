@@ -101,9 +101,8 @@ class RowBuilder:
     def __init__(self, classifier: Classifier, names: list[str], window: int) -> None:
         self.classifier = classifier
         self._names = names
-        self._window = window
+        self.window = window
         self._states: dict[int, _State] = {}
-        self._label = f"{window / 1e9:g}s"
 
     def add(self, load: Load, acts: Iterable[Act]) -> None:
         """Take in acts of a load."""
@@ -138,14 +137,15 @@ class RowBuilder:
         calls = load.calls()
         rows = [Row("whole", self._counts(load, calls, state.columns))]
         state.snapshots.append((now, calls))
-        while len(state.snapshots) > 1 and state.snapshots[1][0] <= now - self._window:
+        while len(state.snapshots) > 1 and state.snapshots[1][0] <= now - self.window:
             state.snapshots.popleft()
-        while state.recent and state.recent[0][0] < now - self._window:
+        while state.recent and state.recent[0][0] < now - self.window:
             state.recent.popleft()
-        if now - load.begin > self._window:
+        if now - load.begin > self.window:
             earlier = state.snapshots[0][1]
             recent = Counter(column for _, column in state.recent)
-            rows.append(Row(self._label, self._counts(load, calls - earlier, recent)))
+            label = f"{self.window / 1e9:g}s"
+            rows.append(Row(label, self._counts(load, calls - earlier, recent)))
         return rows
 
     def _counts(

@@ -62,7 +62,7 @@ class Tracker:
         self, names: list[str], linger: int, finish: Callable[[int], None] = lambda _: None
     ) -> None:
         self._names = names
-        self._linger = linger
+        self.linger = linger
         self._finish = finish
         self.open: dict[int, Load] = {}
         self._done: set[int] = set()
@@ -209,7 +209,7 @@ class Tracker:
         for load in list(self.open.values()):
             if not load.end:
                 continue
-            if load.id in self._leaving or time - load.end > self._linger:
+            if load.id in self._leaving or time - load.end > self.linger:
                 update = updates.setdefault(load.id, Update(load))
                 update.over = True
                 self._forget(load)

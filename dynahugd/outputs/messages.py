@@ -20,6 +20,7 @@ class Level(IntEnum):
     WARNING = 4
     NOTICE = 5
     INFO = 6
+    DEBUG = 7
 
 
 class Message(Enum):
@@ -52,6 +53,18 @@ class Message(Enum):
         "Not all that the load of @DYNAHUGD_PATH@ did was seen, so it is not called benign. "
         "Where records are lost, make tables.ring_bytes larger; see "
         "docs/runbooks/verdicts-inconclusive.md.",
+    )
+    BENIGN = (
+        "6581c61ca116480987d8654f1dce4ead",
+        Level.DEBUG,
+        "A model load is like benign loads",
+        "Nothing is to be done.",
+    )
+    STOPPING = (
+        "8ec064ab61f64ffcbf0e9faf2ad872b7",
+        Level.NOTICE,
+        "dynahugd stops watching",
+        "Model loads are not watched until it is started again.",
     )
     STARTING = (
         "57f0990fe7de4fb0bed80be247db0fc4",

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dynahugd.features.rows import total_calls
+from dynahugd.outputs.clock import WallClock
+from dynahugd.outputs.text import safe
 from dynahugd.probes.batch import Batch
 from dynahugd.probes.layout import Kind
 from dynahugd.verdicts import Stage, Verdict, VerdictKind
@@ -47,6 +49,7 @@ class Tally:
     Attributes
     ----------
     learnings : how often what was learned was taken over (True) or not (False).
+    last_alert : the latest one.
     configured : whether the configuration that was read last is in force.
     configured_time : when the one in force was read, Unix time.
     far : of the latest loads, whether each is far from every cluster.
@@ -68,6 +71,7 @@ class Tally:
         default_factory=lambda: Histogram((0.5, 1, 1.5, 2, 2.5, 3, 4, 6, 9, 12))
     )
     learnings: Counter[bool] = field(default_factory=Counter)
+    last_alert: Verdict | None = None
     configured: bool = True
     configured_time: float = field(default_factory=time.time)
     far: deque[bool] = field(default_factory=lambda: deque(maxlen=_LATEST))
@@ -83,6 +87,7 @@ class Tally:
         load = verdict.load
         if verdict.stage is Stage.ALERT:
             self.alerts[load.format] += 1
+            self.last_alert = verdict
             if verdict.latency is not None:
                 self.latency.observe(verdict.latency)
         elif verdict.stage is Stage.OVER:
@@ -92,6 +97,17 @@ class Tally:
             self.score.observe(-math.log10(verdict.score.p_value))
             if verdict.kind is not VerdictKind.ANOMALOUS:
                 self.far.append(verdict.score.p_value <= FAR)
+
+    def summary(self, clock: WallClock) -> str:
+        """One line on what was seen so far."""
+        alerts = self.alerts.total()
+        text = f"{self.loads.total()} loads, {alerts} of them anomalous"
+        if self.last_alert is not None:
+            load = self.last_alert.load
+            time = f"{clock.at(self.last_alert.time).astimezone():%Y-%m-%d %H:%M:%S}"
+            text += f"; the last one {time}: {safe(load.comm, 64)}[{load.tgid}] "
+            text += safe(load.path, 256) or "(no file)"
+        return text
 
     def drift(self) -> float:
         """Share of the latest loads that are far from every cluster, anomalous ones aside."""

@@ -9,7 +9,7 @@ from dynahugd.escape import escape, shorten
 from dynahugd.outputs.clock import WallClock
 from dynahugd.verdicts import Verdict, VerdictKind, words
 
-__all__ = ["as_object", "as_text"]
+__all__ = ["as_object", "as_text", "reasons_of", "safe", "summary"]
 
 _MARK = {
     VerdictKind.BENIGN: "benign      ",
@@ -18,32 +18,42 @@ _MARK = {
 }
 
 
-def _safe(text: str, limit: int = 4096) -> str:
+def safe(text: str, limit: int = 4096) -> str:
+    """Hostile text as part of a printable line, of at most so many characters."""
     return shorten(escape(text), limit)
 
 
-def as_text(verdict: Verdict, clock: WallClock, told: Container[str] = ()) -> str:
-    """One line: time, verdict, p-value, format, process, file; for an anomaly also the reasons.
+def summary(verdict: Verdict) -> str:
+    """Verdict, p-value, format, process and file on one line."""
+    load = verdict.load
+    name = safe(load.path) if load.path else "(no file)"
+    note = f" ({verdict.note})" if verdict.note else ""
+    return (
+        f"{_MARK[verdict.kind]} p={verdict.score.p_value:.2g} {load.format:<12} "
+        f"{safe(load.comm)}[{load.tgid}] {name}{note}"
+    )
+
+
+def reasons_of(verdict: Verdict, told: Container[str] = ()) -> list[str]:
+    """A line for each reason of an anomaly, strongest first, with the record behind it.
 
     ``told``: features of the reasons that an earlier text gave already.
     """
-    load = verdict.load
-    name = _safe(load.path) if load.path else "(no file)"
-    lines = [
-        f"{clock.at(verdict.time).astimezone():%H:%M:%S.%f}"[:-3]
-        + f" {_MARK[verdict.kind]} p={verdict.score.p_value:.2g}"
-        f" {load.format:<12} {_safe(load.comm)}[{load.tgid}] {name}"
+    if verdict.kind is not VerdictKind.ANOMALOUS:
+        return []
+    evidence = {item.feature: safe(item.detail, 200) for item in verdict.evidence}
+    return [
+        words(reason) + (f": {evidence[reason.feature]}" if reason.feature in evidence else "")
+        for reason in verdict.score.reasons
+        if reason.feature not in told
     ]
-    if verdict.note:
-        lines[0] += f" ({verdict.note})"
-    if verdict.kind is VerdictKind.ANOMALOUS:
-        evidence = {item.feature: item for item in verdict.evidence}
-        for reason in verdict.score.reasons:
-            if reason.feature in told:
-                continue
-            item = evidence.get(reason.feature)
-            detail = f": {_safe(item.detail, 200)}" if item else ""
-            lines.append(f"    {words(reason)}{detail}")
+
+
+def as_text(verdict: Verdict, clock: WallClock, told: Container[str] = ()) -> str:
+    """The time and the summary; for an anomaly also the reasons, each on a line of its own."""
+    time = f"{clock.at(verdict.time).astimezone():%H:%M:%S.%f}"[:-3]
+    lines = [f"{time} {summary(verdict)}"]
+    lines += [f"    {reason}" for reason in reasons_of(verdict, told)]
     return "\n".join(lines)
 
 
@@ -56,16 +66,16 @@ def as_object(verdict: Verdict, clock: WallClock) -> dict[str, Any]:
         "load_id": f"{load.id:016x}",
         "tgid": load.tgid,
         "tid": load.tid,
-        "comm": _safe(load.comm),
-        "exe": _safe(load.exe),
+        "comm": safe(load.comm),
+        "exe": safe(load.exe),
         "uid": load.uid,
         "cgroup": load.cgroup,
-        "path": _safe(load.path),
+        "path": safe(load.path),
         "format": load.format,
         "verdict": verdict.kind.value,
         "p_value": score.p_value,
         "score": score.score,
-        "cluster": _safe(score.cluster),
+        "cluster": safe(score.cluster),
         "reasons": [
             {
                 "feature": reason.feature,
@@ -77,7 +87,7 @@ def as_object(verdict: Verdict, clock: WallClock) -> dict[str, Any]:
             for reason in score.reasons
         ],
         "evidence": [
-            {"time": clock.iso(item.time), "kind": item.kind, "detail": _safe(item.detail)}
+            {"time": clock.iso(item.time), "kind": item.kind, "detail": safe(item.detail)}
             for item in verdict.evidence
         ],
         "note": verdict.note,

@@ -64,6 +64,7 @@ class Maps:
             "scratches": (MapType.PERCPU_ARRAY, 4, layout.SUFFIX + _PATH_MAX + layout.TEXT, 1, 0),
         }
         self.fds: dict[str, int] = {}
+        self._suffixes: set[bytes] = set()
         try:
             for name, (kind, key, value, entries, flags) in specification.items():
                 self.fds[name] = kernel.create_map(kind, key, value, entries, flags, f"dh_{name}")
@@ -111,6 +112,7 @@ class Maps:
 
     def set_suffixes(self, models: Iterable[str], wrappers: Iterable[str]) -> None:
         """Fill the table of suffixes (without dots, any case) that tell a model file."""
+        entries: dict[bytes, bytes] = {}
         for suffixes, value in ((models, _MODEL_SUFFIX), (wrappers, _WRAPPER_SUFFIX)):
             for suffix in suffixes:
                 text = suffix.encode()
@@ -120,7 +122,12 @@ class Maps:
                     )
                 # Bit 5 in every byte, as the kernel side does: letters of any case match.
                 key = bytes(byte | 0x20 for byte in text.ljust(layout.SUFFIX, b"\0"))
-                kernel.update_element(self.fds["suffixes"], key, value.to_bytes(4, "little"))
+                entries[key] = value.to_bytes(4, "little")
+        for key in self._suffixes - entries.keys():
+            kernel.delete_element(self.fds["suffixes"], key)
+        for key, entry in entries.items():
+            kernel.update_element(self.fds["suffixes"], key, entry)
+        self._suffixes = set(entries)
 
     def know_global(self, module: bytes, name: bytes) -> None:
         """From now on, this global makes no load of an unpickling without a file.

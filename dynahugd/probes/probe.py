@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +107,11 @@ class Probe:
                     self.maps.track(tgid, int(tid))
             except OSError:
                 continue
+
+    def adopt(self, options: Options) -> None:
+        """Watch by other options from now on; loader and sizes stay as they are."""
+        self.maps.set_suffixes(options.suffixes, options.wrappers)
+        self.options = replace(options, loader=self.options.loader, sizes=self.options.sizes)
 
     def know_globals(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Globals (module, name) that make no load of an unpickling without a file."""
