@@ -19,6 +19,20 @@ from typing import Any
 
 Verdict = dict[str, Any]
 
+LOAD = "import pickle, sys\nwith open(sys.argv[1], 'rb') as f: pickle.load(f)"
+
+
+def system(command: str) -> bytes:
+    """A pickle that runs a shell command."""
+    return b"cos\nsystem\n(S'" + command.encode() + b"'\ntR."
+
+
+def run(source: str, *arguments: str | bytes | Path, python: str = sys.executable) -> int:
+    """Run Python source to its end; the process' number."""
+    process = subprocess.Popen([python, "-c", source, *arguments])
+    assert process.wait(60) == 0
+    return process.pid
+
 
 def _cgroup() -> tuple[Path, Path] | None:
     """The root of the cgroup2 hierarchy and the group of this process, where there is one."""

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.baseline.hosts import cold
 from tests.behaviours import TABLE, perform
 from tests.conftest import LOADERS
-from tests.harness import RunningDaemon
+from tests.harness import LOAD, RunningDaemon, run, system
 
 pytestmark = pytest.mark.ebpf
 
@@ -28,13 +28,6 @@ PYENV = Path(os.environ.get("PYENV_ROOT", "/root/.pyenv"))
 INTERPRETERS = [
     path for minor in range(8, 14) for path in PYENV.glob(f"versions/3.{minor}.*/bin/python")
 ]
-
-
-def run(source: str, *arguments: str | bytes | Path, python: str = sys.executable) -> int:
-    """Run Python source to its end; the process' number."""
-    process = subprocess.Popen([python, "-c", source, *arguments])
-    assert process.wait(60) == 0
-    return process.pid
 
 
 def programs() -> set[int]:
@@ -49,14 +42,6 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.pkl"
     path.write_bytes(pickle.dumps({"weights": list(range(100))}))
     return path
-
-
-LOAD = "import pickle, sys\nwith open(sys.argv[1], 'rb') as f: pickle.load(f)"
-
-
-def system(command: str) -> bytes:
-    """A pickle that runs a shell command."""
-    return b"cos\nsystem\n(S'" + command.encode() + b"'\ntR."
 
 
 def test_a_benign_load_is_told_once_and_counted(daemon: RunningDaemon, model: Path) -> None:

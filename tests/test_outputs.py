@@ -29,7 +29,6 @@ from dynahugd.loads import Load
 from dynahugd.outputs.alertlog import AlertLog
 from dynahugd.outputs.clock import WallClock
 from dynahugd.outputs.listener import Listener, parse_address
-from dynahugd.outputs.log import Log, PlainLines
 from dynahugd.outputs.metrics import METRICS, Snapshot, documentation, registry
 from dynahugd.outputs.tally import Histogram, Tally
 from dynahugd.outputs.text import as_object, as_text
@@ -115,22 +114,6 @@ def test_a_verdict_is_a_line_and_an_anomaly_has_a_line_for_each_reason() -> None
     assert benign.endswith(" benign       p=0.5 pickle       python3[40] (no file)")
     lost = a_verdict(VerdictKind.INCONCLUSIVE, note="3 records of this load were lost")
     assert as_text(lost, CLOCK).endswith("/models/m.pkl (3 records of this load were lost)")
-
-
-def test_an_anomalous_load_has_one_line_more_when_it_did_more(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    show = Log(PlainLines()).show
-    late = Reason("child.execute.shell", 1, 0, 0, 120, 50.0)
-    alert, over = a_verdict(), a_verdict(stage=Stage.OVER)
-    more = replace(over, score=replace(SCORE, reasons=(*SCORE.reasons, late)))
-    for verdict, lines in ((alert, 4), (a_verdict(stage=Stage.ENDED), 0), (more, 2)):
-        show(verdict)
-        assert len(capsys.readouterr().out.splitlines()) == lines
-    show(alert)
-    capsys.readouterr()
-    show(over)
-    assert capsys.readouterr().out == ""
 
 
 def hostile_verdict(text: str) -> Verdict:

@@ -45,7 +45,8 @@ class Outlets:
         DynahugError : when something cannot be opened; then nothing has changed.
         """
         before, after = self._daemon, config.daemon
-        with ExitStack() as opened, ExitStack() as replaced:
+        replaced = ExitStack()
+        with ExitStack() as opened:
             alert_log, listener = self._alert_log, self._listener
             if after.alert_log != before.alert_log:
                 alert_log = None
@@ -66,7 +67,8 @@ class Outlets:
                 if self._listener is not None:
                     replaced.callback(self._listener.close)
             opened.pop_all()
-            self._daemon, self._alert_log, self._listener = after, alert_log, listener
+        self._daemon, self._alert_log, self._listener = after, alert_log, listener
+        replaced.close()
 
     def take(self, verdict: Verdict) -> None:
         """Pass on an alert, and the last word on its load.
