@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import servers
 from tests.harness import RunningDaemon, own_cgroup
 
 LOADERS = ("libbpf", "bcc")
@@ -49,5 +49,4 @@ def _alone() -> Iterator[None]:
 @pytest.fixture
 def free_port() -> int:
     """A port of loopback that nobody listened on a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    return servers.free_port()

@@ -311,7 +311,7 @@ def snapshot(tally: Tally) -> Snapshot:
         {loss: 10 + loss for loss in Loss},
         {"attached": 3, "not_covered": 1, "released": 0},
         {"version": "0.1", "python": "3.11", "kernel": "6", "loader": "libbpf"},
-        {"source": HOSTILE, "loads": "9", "clusters": "2"},
+        {"source": HOSTILE, "loads": "9", "clusters": "2", "learned_loads": "0"},
         1.5e9,
         True,
         {("alerts.example:9093", "taken"): 7, ("alerts.example:9093", "failed"): 1},

@@ -13,6 +13,7 @@ import pytest
 
 from dynahugd.loads import Load, Tracker
 from dynahugd.probes import syscalls
+from dynahugd.probes.interpreters import Coverage, Interpreters
 from dynahugd.probes.layout import Bank, Kind, Loss
 from dynahugd.probes.maps import Sizes
 from dynahugd.probes.probe import Options, Probe
@@ -325,6 +326,22 @@ def test_a_full_table_of_loads_is_counted(tmp_path: Path) -> None:
         assert probe.lost()[Loss.LOADS] == 3
     finally:
         probe.close()
+
+
+def test_an_interpreter_that_cannot_be_attached_is_forgotten_when_it_is_gone(
+    tmp_path: Path,
+) -> None:
+    reported: list[Coverage] = []
+    found = Interpreters(None, lambda item: reported.append(item.coverage))
+    odd = tmp_path / "python3.11"
+    odd.write_bytes(b"\x7fELF" + bytes(100))
+    found.cover(str(odd), str(odd))
+    found.release_gone()
+    assert found.count() == {Coverage.NOT_COVERED: 1}
+    odd.unlink()
+    found.release_gone()
+    assert reported == [Coverage.NOT_COVERED, Coverage.RELEASED]
+    assert found.count()[Coverage.NOT_COVERED] == 0
 
 
 def test_closing_detaches_everything(settled: Callable[[], set[str]]) -> None:

@@ -221,12 +221,12 @@ class Interpreters:
         """Detach from files that no longer exist where they were and that no process runs.
 
         A probe keeps its inode alive and the file system busy, so a removed container's
-        interpreter must not stay attached.
+        interpreter must not stay attached. What could not be attached is forgotten, too.
         """
         gone = {
             key: item
             for key, item in self.files.items()
-            if item.coverage is Coverage.ATTACHED and not self._exists(key, item)
+            if item.coverage is not Coverage.RELEASED and not self._exists(key, item)
         }
         if not gone:
             return
