@@ -18,6 +18,8 @@ ROUNDS ?= 20
 # of some recent kernel; python3-systemd talks to systemd; gcc builds a payload of the tests.
 DEBIAN := bpftool clang clang-format llvm libbpf-dev libbpf1 python3-bpfcc python3-systemd python3-venv \
 	linux-headers-$(shell dpkg --print-architecture) gcc libc6-dev make util-linux
+# What the tests talk to and look at things with, besides.
+DEBIAN_TEST := prometheus prometheus-alertmanager systemd python3-seccomp man-db groff-base mandoc zsh
 
 BPF_FLAGS := -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -Wno-unused-parameter \
 	-I/usr/include/$(shell uname -m)-linux-gnu
@@ -30,13 +32,15 @@ help: ## list the targets
 .PHONY: setup
 setup: $(VENV)/.run headers objects ## everything that 'dynahugd run' needs
 
-.PHONY: packages
-packages:
-	@missing=$$(for p in $(DEBIAN); do \
+.PHONY: packages test-packages
+packages: WANTED = $(DEBIAN)
+test-packages: WANTED = $(DEBIAN_TEST)
+packages test-packages:
+	@missing=$$(for p in $(WANTED); do \
 		dpkg-query -W -f '$${Status}\n' $$p 2>/dev/null | grep -q ' installed$$' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
 		if [ "$$(id -u)" != 0 ]; then \
-			echo "dynahugd: these Debian packages are missing: $$missing; run 'sudo make setup'" >&2; \
+			echo "dynahugd: these Debian packages are missing: $$missing; run 'sudo make $@'" >&2; \
 			exit 1; fi; \
 		echo "installing Debian packages:" $$missing; \
 		apt-get update -qq; \
@@ -64,7 +68,7 @@ $(VENV)/.run: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --editable '.[train]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.run
+$(VENV)/.dev: pyproject.toml $(VENV)/.run | test-packages
 	@echo "installing what the tests need into $(VENV)"
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
@@ -89,6 +93,19 @@ $(OBJECTS): bpf/dynahug.bpf.c bpf/dynahug.h bpf/compat.h
 run: setup ## set up, then watch in the foreground
 	$(BIN)/dynahugd run $(ARGS)
 
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+DESTDIR ?=
+PLACES = PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" DESTDIR="$(DESTDIR)"
+
+.PHONY: install
+install: objects ## install the program and its service below PREFIX (/usr/local), for DESTDIR
+	@$(PLACES) PYTHON="$(PYTHON)" install/install.sh
+
+.PHONY: uninstall
+uninstall: ## remove what 'make install' has installed; say what is left
+	@$(PLACES) install/uninstall.sh
+
 .PHONY: demo
 demo: setup ## one benign and one malicious (inert) load, to be seen in the terminal of 'make run'
 	$(PYTHON) docs/demo.py
@@ -108,9 +125,10 @@ baseline: setup $(VENV)/.lab ## perform benign loads under the probe and train t
 	$(BIN)/dynahugd train benchmarks/baseline/recording.parquet -o dynahugd/baseline/embedded.npz
 
 .PHONY: bench
-bench: setup $(VENV)/.dev ## what watching costs: the daemon at rest, messages between processes
+bench: setup $(VENV)/.dev ## what watching costs, and how long an alert takes
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.messages
+	$(BIN)/python -m benchmarks.alerting --push
 
 .PHONY: bench-paper
 bench-paper: $(VENV)/.dev ## the detector on the data of the DynaHug paper, as docs/bench-paper.md

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -82,13 +82,23 @@ def own_cgroup() -> Iterator[int | None]:
 class RunningDaemon:
     """Starts the daemon, collects its verdicts, stops it.
 
+    Parameters
+    ----------
+    program : the command line of dynahugd, without a command.
+
     Attributes
     ----------
     verdicts : every verdict that it printed, in order; ``stage`` is ``alert`` or ``ended``.
     said : its own lines, without verdicts.
     """
 
-    def __init__(self, folder: Path, *options: str, linger: float = 3.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        linger: float = 3.0,
+        program: Sequence[str] = (sys.executable, "-m", "dynahugd"),
+    ) -> None:
         self.alert_log = folder / "alerts.jsonl"
         self.verdicts: list[Verdict] = []
         self.said: list[str] = []
@@ -96,9 +106,7 @@ class RunningDaemon:
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [
-                sys.executable,
-                "-m",
-                "dynahugd",
+                *program,
                 "run",
                 "--json",
                 "--listen",

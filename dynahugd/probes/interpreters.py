@@ -237,7 +237,8 @@ class Interpreters:
 
     @staticmethod
     def _exists(key: tuple[int, int], interpreter: Interpreter) -> bool:
-        for path in (interpreter.reach, interpreter.path):
+        # The service's own view of the host has neither /home nor /tmp; that of process 1 has.
+        for path in (interpreter.reach, f"/proc/1/root{interpreter.path}", interpreter.path):
             try:
                 status = os.stat(path)
             except (OSError, ValueError):

@@ -56,9 +56,8 @@ class Programs:
 
 
 def sources() -> Path:
-    """The folder that holds the C source and the compiled objects."""
-    installed = Path(__file__).parent / "bpf"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "bpf"
+    """The folder that holds the C source and the compiled objects; in a clone, a link to it."""
+    return Path(__file__).parent / "bpf"
 
 
 def object_file() -> Path:

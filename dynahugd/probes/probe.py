@@ -204,7 +204,8 @@ class Probe:
             )
         elif not path.startswith("/"):
             path = os.path.join(cwd, path)
-        candidates = [f"/proc/{tgid}/root{path}", path]
+        # Of a process that is gone, as the host has it: the service's own view has no /home.
+        candidates = [f"/proc/{tgid}/root{path}", f"/proc/1/root{path}", path]
         # By now the descriptor may be another file's: it serves where it has the same name.
         name = _readlink(descriptor).removesuffix(" (deleted)")
         if os.path.basename(name) == os.path.basename(path):
