@@ -63,11 +63,15 @@ def _suffixes(value: tuple[str, ...]) -> str:
     return "" if len(value) <= 120 else "may hold at most 120 suffixes"
 
 
+_URL = re.compile(
+    r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?(?:/[A-Za-z0-9._~%/-]*)?"
+)
+
+
 def _urls(value: tuple[str, ...]) -> str:
     for url in value:
-        if not re.fullmatch(
-            r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[!-~]*)?", url
-        ):
+        parts = _URL.fullmatch(url)
+        if parts is None or int(parts[1] or 0) > 65535:
             return f"holds {escape(url)!r}: write http://host:port or https://host:port"
     return "" if len(value) <= 16 else "may hold at most 16 addresses"
 
@@ -202,10 +206,13 @@ class AlertmanagerKeys:
     )
     quiet: float = _key(
         600.0,
-        "Seconds without another anomalous load after which an alert is resolved.",
+        "Seconds without another anomalous load after which an alert is resolved; as long as the "
+        "rule looks back (10 minutes).",
         _number(10, 86400),
     )
-    timeout: float = _key(10.0, "Seconds that a request may take.", _number(0.1, 300))
+    timeout: float = _key(
+        10.0, "Seconds for the connection and until the answer.", _number(0.1, 300)
+    )
     username: str = _key("", "User of basic authentication; empty: none.")
     password_file: str = _key("", "File whose first line is the user's password.")
     ca_file: str = _key("", "Authorities that sign Alertmanager's certificate; empty: the host's.")

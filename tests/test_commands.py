@@ -53,6 +53,32 @@ def test_doctor_says_that_this_host_can_run_it() -> None:
     assert mine["version"] == "{}.{}".format(*sys.version_info[:2])
 
 
+@pytest.mark.parametrize(
+    ("text", "status", "name", "said"),
+    [
+        ("[verdict]\nalpha = 2", 1, "configuration", "'verdict.alpha' has to be from"),
+        ("[daemon]\nbaseline = '/nowhere'", 1, "baseline", "/nowhere"),
+        ("[daemon]\nlisten = '0.0.0.0:9797'", 0, "listener", "anyone who reaches 0.0.0.0:9797"),
+        ("[daemon]\nweb_config = '/nowhere'", 0, "listener", "/nowhere"),
+        (
+            "[alertmanager]\nurls = ['http://h:1']\nusername = 'u'",
+            0,
+            "alertmanager",
+            "alertmanager.password_file need each other",
+        ),
+    ],
+)
+def test_doctor_says_what_is_wrong_with_a_configuration(
+    text: str, status: int, name: str, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "dynahugd.toml"
+    file.write_text(text)
+    report = json.loads(dynahugd("doctor", "--json", "--config", file, status=status))
+    (check,) = (check for check in report["checks"] if check["name"] == name)
+    assert not check["good"]
+    assert said in check["detail"]
+
+
 def test_record_replay_train_and_run(tmp_path: Path) -> None:
     model, recording, baseline = (tmp_path / name for name in ("m.pkl", "r.parquet", "b.npz"))
     model.write_bytes(pickle.dumps({"weights": list(range(100))}))

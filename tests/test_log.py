@@ -122,10 +122,12 @@ def test_hostile_text_stays_on_its_line(capsys: Captured) -> None:
 def test_lines_of_several_threads_do_not_mix(capfd: pytest.CaptureFixture[str]) -> None:
     log = Log(PlainLines(), Limiter(most=10_000))
     text = "x" * 300
-    threads = [
-        threading.Thread(target=lambda: [log.say(Message.READY, text) for _ in range(200)])
-        for _ in range(4)
-    ]
+
+    def talk() -> None:
+        for _ in range(200):
+            log.say(Message.READY, text)
+
+    threads = [threading.Thread(target=talk) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

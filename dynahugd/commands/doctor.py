@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
+from dynahugd.config import DEFAULT_PATH, Config, load
 from dynahugd.errors import DynahugError
 from dynahugd.escape import escape
 
@@ -17,6 +18,7 @@ HELP = "say what this kernel, these loaders and these interpreters can do"
 EXAMPLES = """\
 examples:
   dynahugd doctor
+  dynahugd doctor --config /etc/dynahugd.toml
   dynahugd doctor --json | jq '.checks[] | select(.good | not)'
 
 Exit status: 0 the daemon can run, 1 it cannot, 2 wrong usage."""
@@ -39,6 +41,9 @@ class Check:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="default: /etc/dynahugd.toml, if it exists"
+    )
     parser.add_argument("--json", action="store_true", help="print the checks as JSON")
 
 
@@ -85,7 +90,6 @@ def _uprobes() -> str:
 
 
 def _loader(name: str) -> str:
-    from dynahugd.config import load
     from dynahugd.daemon import probe_options
     from dynahugd.probes.probe import Probe
 
@@ -93,11 +97,42 @@ def _loader(name: str) -> str:
     return "programs load and attach"
 
 
-def _baseline() -> str:
-    from dynahugd.baseline import embedded
+def _configuration(path: str | None) -> str:
+    load(path)
+    name = path or DEFAULT_PATH
+    return escape(name) if os.path.exists(name) else "defaults"
 
-    baseline = embedded()
-    return f"{baseline.metadata.get('loads')} loads, trained {baseline.metadata.get('trained')}"
+
+def _baseline(config: Config) -> str:
+    from dynahugd.commands.options import choose_baseline
+
+    baseline, source = choose_baseline(config.daemon.baseline)
+    told = baseline.metadata
+    return f"{escape(source)}: {told.get('loads')} loads, trained {told.get('trained')}"
+
+
+def _listener(config: Config) -> str:
+    from dynahugd.outputs.listener import open_to_others, web_config
+
+    address, path = config.daemon.listen, config.daemon.web_config
+    web = web_config(path)
+    if not address:
+        return "none"
+    if open_to_others(address, web):
+        raise DynahugError(
+            f"anyone who reaches {address} can read the metrics: set daemon.web_config (TLS, "
+            "users), or listen on 127.0.0.1"
+        )
+    return address + (f", by {escape(path)}" if path else "")
+
+
+def _alertmanager(config: Config) -> str:
+    from dynahugd.outputs.alertmanager import Alertmanagers
+    from dynahugd.outputs.clock import WallClock
+
+    keys = config.alertmanager
+    Alertmanagers(keys, "", lambda message, text: None, WallClock())
+    return ", ".join(keys.urls) or "none"
 
 
 def _systemd() -> str:
@@ -127,6 +162,7 @@ def _interpreters() -> list[dict[str, object]]:
 def run(arguments: argparse.Namespace) -> int:
     """Look, and report."""
     checks = [
+        _try("configuration", True, partial(_configuration, arguments.config)),
         _try("kernel", True, _kernel),
         _try("privilege", True, _privilege),
         _try("maps", True, _maps),
@@ -139,7 +175,14 @@ def run(arguments: argparse.Namespace) -> int:
             _try("loader bcc", False, partial(_loader, "bcc")),
         ]
     loaders = [check.good for check in checks if check.name.startswith("loader")]
-    checks += [_try("baseline", True, _baseline), _try("systemd", False, _systemd)]
+    # One that cannot be read is told of above.
+    config = load(arguments.config) if checks[0].good else Config()
+    checks += [
+        _try("baseline", True, partial(_baseline, config)),
+        _try("listener", False, partial(_listener, config)),
+        _try("alertmanager", False, partial(_alertmanager, config)),
+        _try("systemd", False, _systemd),
+    ]
     interpreters = _interpreters()
     good = all(check.good for check in checks if check.needed) and any(loaders)
     if arguments.json:

@@ -25,6 +25,7 @@ _KEYS = {
     "max_loads": "tables.max_loads",
     "max_tasks": "tables.max_tasks",
     "learn": "learn.file",
+    "web_config": "daemon.web_config",
 }
 
 

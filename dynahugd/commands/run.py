@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--learn", metavar="FILE", help="learn from this host's loads, into FILE (default: not)"
     )
+    parser.add_argument(
+        "--web.config.file",
+        dest="web_config",
+        metavar="FILE",
+        help="TLS, client certificates and users of the listener, in Prometheus' format",
+    )
     parser.add_argument("--json", action="store_true", help="print verdicts as JSON lines")
 
 

@@ -55,7 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         from dynahugd.baseline.training import NUMBERS, train
     except ImportError as error:
-        raise DynahugError("training needs scikit-learn: run it in a clone, after 'make setup'") from error
+        raise DynahugError(
+            "training needs scikit-learn: train in a clone after 'make setup'"
+        ) from error
     from dynahugd.baseline.model import common_globals
     from dynahugd.features import Classifier, Row
     from dynahugd.pipeline import Rules, rows_of

@@ -160,7 +160,7 @@ class Message(Enum):
         "d79d811039694b3ab2e6a20ad109b44e",
         Level.NOTICE,
         "An Alertmanager takes alerts again",
-        "Nothing is to be done.",
+        "Nothing is to be done: the active alerts were sent.",
     )
     WEB_CONFIG_REFUSED = (
         "5a25714bcad84d2d91236d18623ace3c",

@@ -109,8 +109,8 @@ METRICS = tuple(
             "dynahugd_alertmanager_pushes",
             "counter",
             ("alertmanager", "result"),
-            "Requests with alerts to each Alertmanager of the configuration (host:port): taken, "
-            "failed.",
+            "Requests to each Alertmanager of the configuration (host:port): taken, failed. Each "
+            "has all active alerts, or none.",
         ),
     )
 )
