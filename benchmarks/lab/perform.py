@@ -20,6 +20,8 @@ from benchmarks.lab.catalogue import CATALOGUE
 from benchmarks.lab.environments import ENVIRONMENTS, Environment
 from tests.behaviours import Behaviour, NotPerformed, lacking, perform
 
+#: What a line begins with that names a behaviour whose effect was not seen.
+ABSENT = "did not take place: "
 _TIMEOUT = 120.0
 
 
@@ -72,7 +74,7 @@ def main() -> int:
     done, failed = malicious(environment)
     print(f"{done} malicious loads")
     for text in failed:
-        print(f"did not take place: {text}", file=sys.stderr)
+        print(f"{ABSENT}{text}", file=sys.stderr)
     return 0
 
 

@@ -1,18 +1,21 @@
 """Records every environment: ``sudo .venv/bin/python -m benchmarks.lab.record FOLDER``.
 
-Two recordings each, ``NAME-benign.parquet`` and ``NAME-malicious.parquet``. The probe records every
-load on the host: run it on a quiet one.
+Two recordings each, ``NAME-benign.parquet`` and ``NAME-malicious.parquet``, and the behaviours that
+did not take place, ``NAME-absent.txt``. The probe records every load on the host: run it on a quiet
+one.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from benchmarks.lab.environments import ENVIRONMENTS, Environment
+from benchmarks.lab.perform import ABSENT
 
 KINDS = ("benign", "malicious")
 
@@ -24,9 +27,13 @@ def record(environment: Environment, kind: str, folder: Path, scale: float) -> i
     command = [sys.executable, "-m", "dynahugd", "record", "-o", str(recorded), "--"]
     done = subprocess.run(
         [*command, *environment.inside, sys.executable, *performing],
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
+    sys.stderr.write(done.stderr)
+    if kind == "malicious":
+        absent = re.findall(f"^{ABSENT}([a-z0-9_]+)", done.stderr, re.MULTILINE)
+        (folder / f"{environment.name}-absent.txt").write_text("\n".join(absent))
     last = done.stdout.splitlines()[-1:] or ["nothing"]
     print(f"{environment.name}: {last[0]}", flush=True)
     return done.returncode

@@ -70,16 +70,19 @@ class Recordings:
     def samples(
         self, name: str, kind: str, classifier: Classifier, window: float = 1.0
     ) -> list[Sample]:
-        """The loads of a recording that lost nothing."""
+        """The loads of a recording that lost nothing; of behaviours that took place."""
         path = str(self.folder / f"{name}-{kind}.parquet")
+        absent = (self.folder / f"{name}-absent.txt").read_text().split()
         names = syscalls.names(architecture(path))
         found = []
         for load, rows in rows_of(read(path), names, classifier, Rules(window=window)):
-            if not load.lost and (kind == "benign" or _behaviour(load)):
+            behaviour = _behaviour(load)
+            malicious = behaviour and behaviour not in absent
+            if not load.lost and (kind == "benign" or malicious):
                 # What is not needed any more takes more room than all else.
                 load.acts = [act for act in load.acts if act.kind is Kind.GLOBAL]
                 load.counters = load.counters[:, :0].copy()
-                found.append(Sample(load, tuple(rows), _behaviour(load)))
+                found.append(Sample(load, tuple(rows), behaviour))
         return found
 
 

@@ -9,7 +9,6 @@ Mathematics and Artificial Intelligence* 74, 2015).
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,8 +54,8 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     clusters : int or ints
         Number of clusters at most. Of several, the largest, which tells kinds of loads best
-        apart, whose false alarms among held-out groups are as many as ``alpha`` says, within
-        chance; or, where there is none, about as few as with any other.
+        apart, whose false alarms among held-out groups are no more than ``alpha`` says; or,
+        where there is none, as few as with any other.
     least : int
         A cluster has at least so many groups; a smaller one is given up.
     nu : float
@@ -188,9 +187,7 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
             self.alarms_[len(centres)] = alarms
             tried[len(centres)] = held_out, centres, calibrations
-        # By two standard deviations: the alarms of a recording are a handful.
-        expected = max(min(self.alarms_.values()), self.alpha * len(names))
-        allowed = expected + 2 * math.sqrt(expected)
+        allowed = max(min(self.alarms_.values()), self.alpha * len(names))
         number = max(n for n, alarms in self.alarms_.items() if alarms <= allowed)
         self.held_out_, best, chosen = tried[number]
         self.labels_ = nearest(self._context(counts), best)

@@ -18,7 +18,7 @@ from dynahugd.features import Row, is_context, is_mild, is_ordinary
 __all__ = ["NUMBERS", "train"]
 
 #: Numbers of clusters to choose from.
-NUMBERS = (4, 8, 12, 16, 24)
+NUMBERS = (1, 2, 4, 8, 12, 16, 24)
 #: Of a load's rows, which may be thousands, so many teach.
 _ROWS_PER_LOAD = 12
 #: Variance of a column's robust coordinate that comes on top of what the recording shows, since its
