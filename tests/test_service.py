@@ -132,6 +132,16 @@ def test_a_watchdog_meant_for_another_process_is_not_fed(
     assert all("WATCHDOG" not in told for told in manager.wait("STOPPING"))
 
 
+def test_a_service_manager_that_does_not_listen_is_no_reason_to_stop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, evil: Path
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    with RunningDaemon(tmp_path) as daemon:
+        assert daemon.expect(run(LOAD, evil), "alert")
+        assert daemon.stop() == 0
+
+
 # -------------------------------------------------------------------------------------- reloads
 
 

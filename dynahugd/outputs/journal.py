@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container
+from contextlib import suppress
 
 from dynahugd.errors import DynahugError
 from dynahugd.outputs.messages import Level, Message
@@ -69,10 +70,11 @@ class Journal:
         )
 
     def _entry(self, message: Message, text: str, **fields: str) -> None:
-        self._send(
-            f"MESSAGE={text}",
-            f"MESSAGE_ID={message.id}",
-            f"PRIORITY={message.level.value}",
-            "SYSLOG_IDENTIFIER=dynahugd",
-            *(f"{name}={value}" for name, value in fields.items()),
-        )
+        with suppress(OSError):  # loads are watched whether or not the journal takes entries
+            self._send(
+                f"MESSAGE={text}",
+                f"MESSAGE_ID={message.id}",
+                f"PRIORITY={message.level.value}",
+                "SYSLOG_IDENTIFIER=dynahugd",
+                *(f"{name}={value}" for name, value in fields.items()),
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 from dynahugd.errors import DynahugError
 
@@ -39,7 +40,8 @@ class Service:
 
     def _tell(self, state: str) -> None:
         if self._notify is not None:
-            self._notify(state)
+            with suppress(OSError):  # nobody listens any more: that is no reason to stop watching
+                self._notify(state)
 
     def ready(self) -> None:
         """Everything is attached, or a reload is over."""
