@@ -37,6 +37,7 @@ from dynahugd.outputs.alerts import ActiveAlerts
 from dynahugd.outputs.clock import WallClock
 from dynahugd.outputs.messages import Message
 from dynahugd.verdicts import Evidence, Stage, Verdict, VerdictKind
+from tests.servers import free_port
 
 QUICK = Pace(gap=0.02, again=0.2, idle=0.2, retry=0.05, longest=0.2)
 KEYS = AlertmanagerKeys(timeout=5.0)
@@ -61,13 +62,6 @@ def a_verdict(
     load = Load(id=number, begin=1, tgid=40, uid=1000, comm="python3", path=path, format=form)
     now = time.monotonic_ns()
     return Verdict(load, stage, kind, now, Score(61.5, 3e-7, "c", reasons), (SAW,), 0.004, "")
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait(condition: Callable[[], object], what: str, seconds: float = 15) -> None:

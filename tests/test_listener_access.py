@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import ssl
 import subprocess
 import threading
@@ -45,6 +44,7 @@ from tests.listening import (
     wait_for,
     with_tls,
 )
+from tests.servers import free_port
 
 
 @pytest.fixture
@@ -452,14 +452,6 @@ def test_many_connections_take_over_a_change_once(folder: Folder) -> None:
 
 
 # -------------------------------------------------------------------------------------- Prometheus
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 @contextmanager
