@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from dynahugd.baseline import embedded
 from dynahugd.baseline.files import write
 from tests.harness import LOAD, RunningDaemon, run, system
+from tests.listening import HASH, PASSWORD, basic
 
 pytestmark = pytest.mark.ebpf
 
@@ -161,7 +163,7 @@ class Reloading:
         found: list[str] = []
 
         def told() -> bool:
-            found[:] = [line for line in self.daemon.said[before:] if said in line]
+            found[:] = [line for line in self.daemon.said[before:] if line.startswith(said)]
             return bool(found)
 
         self.daemon.wait(told, 10, said)
@@ -313,6 +315,34 @@ def test_another_address_is_listened_on(tmp_path: Path, free_port: int, evil: Pa
         assert daemon.get("/-/ready")[0] == 200
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", free_port))
+
+
+def test_users_of_the_listener_come_and_go_with_a_reload(tmp_path: Path) -> None:
+    web = tmp_path / "web.yml"
+    web.write_text(f"basic_auth_users:\n  prometheus: {HASH}\n")
+    with Reloading(tmp_path) as reloading:
+        daemon = reloading.daemon
+        assert daemon.get("/metrics")[0] == 200
+        reloading.reload(f'[daemon]\nweb_config = "{web}"\n', "reloaded")
+        assert daemon.get("/metrics")[0] == 401
+        header = {"Authorization": basic(f"prometheus:{PASSWORD}")}
+        request = urllib.request.Request(daemon.url + "/metrics", headers=header)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 200
+        web.write_text("basic_auth_users: {prometheus: secret}\n")
+        assert daemon.get("/metrics")[0] == 401
+        daemon.wait(lambda: any("is no bcrypt hash" in line for line in daemon.said), 10, "word")
+        line = reloading.reload(
+            f'[daemon]\nweb_config = "{web}"\n[verdict]\nalpha = 0.1', "not reloaded"
+        )
+        assert "is no bcrypt hash" in line
+        reloading.reload("", "reloaded")
+        assert daemon.get("/metrics")[0] == 200
+
+
+def test_an_address_that_is_open_to_others_is_warned_of(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path, "--listen", "0.0.0.0:0") as daemon:
+        assert any("anyone who reaches 0.0.0.0:0" in line for line in daemon.said)
 
 
 def test_a_hundred_reloads_lose_no_load(tmp_path: Path, evil: Path) -> None:
