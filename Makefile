@@ -114,6 +114,11 @@ demo: setup ## one benign and one malicious (inert) load, to be seen in the term
 test: setup $(VENV)/.dev check ## set up, check, and run every test
 	$(BIN)/python -m pytest $(ARGS)
 
+.PHONY: vmtest
+vmtest: DEBIAN += qemu-system-x86 debootstrap e2fsprogs
+vmtest: setup ## the installed service in virtual machines with systemd, on Linux 6.1 and 6.12
+	$(BIN)/python -m tests.vm $(ARGS)
+
 .PHONY: matrix
 matrix: setup $(VENV)/.dev ## every behaviour, ROUNDS times, as a table
 	$(BIN)/python -m tests.matrix --rounds $(ROUNDS)

@@ -189,7 +189,7 @@ static __always_inline void put_path(struct dh_record *r, struct scratch *s, lon
 	r->length = n - 1;
 	if (n <= DH_TEXT) {
 		__builtin_memcpy(r->text, s->path, DH_TEXT);
-		r->text[(n - 1) & (DH_TEXT - 1)] = 0;
+		r->text[at_most(n - 1, DH_TEXT - 1)] = 0;
 		/* What an earlier, longer path left in the scratch area lies behind the NUL. */
 		return;
 	}
@@ -753,14 +753,8 @@ int dh_enter(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-struct exit_args {
-	__u64 common;
-	__u64 nr;
-	__s64 ret;
-};
-
-SEC("tp/syscalls/sys_exit_openat")
-int dh_opened(struct exit_args *ctx)
+/* A call that opens a file has returned. */
+static __always_inline int opened(__s64 ret)
 {
 	__u32 tid = (__u32)bpf_get_current_pid_tgid();
 	struct dh_task *t = task_of(tid);
@@ -768,7 +762,6 @@ int dh_opened(struct exit_args *ctx)
 	struct dh_record *r;
 	struct dh_load *l;
 	struct scratch *s;
-	__s64 ret = ctx->ret;
 	__u64 address;
 	long n;
 
@@ -837,10 +830,30 @@ int dh_opened(struct exit_args *ctx)
 	return 0;
 }
 
+struct exit_args {
+	__u64 common;
+	__u64 nr;
+	__s64 ret;
+};
+
+SEC("tp/syscalls/sys_exit_openat")
+int dh_opened(struct exit_args *ctx)
+{
+	return opened(ctx->ret);
+}
+
+/* The same at the return of every call, for where perf events are refused. */
+SEC("raw_tp/sys_exit")
+int dh_returned(struct bpf_raw_tracepoint_args *ctx)
+{
+	return opened(ctx->args[1]);
+}
+
 /* ---- tasks -------------------------------------------------------------------------------- */
 
-SEC("tp/sched/sched_process_fork")
-int dh_fork(void *ctx)
+/* The tracepoint's arguments: the parent's and the child's task_struct. */
+SEC("raw_tp/sched_process_fork")
+int dh_fork(struct bpf_raw_tracepoint_args *ctx)
 {
 	__u64 ids = bpf_get_current_pid_tgid();
 	struct dh_task *t = task_of((__u32)ids), child = {};
@@ -851,8 +864,7 @@ int dh_fork(void *ctx)
 
 	if (!t || !config)
 		return 0;
-	/* The fields before it changed their size in Linux 6.16: the offset comes from tracefs. */
-	bpf_probe_read_kernel(&tid, sizeof(tid), ctx + (config->fork_child_pid & 0xff));
+	bpf_probe_read_kernel(&tid, sizeof(tid), (const char *)ctx->args[1] + config->task_pid);
 	if (!tid)
 		return 0;
 	thread = t->clone_flags & CLONE_THREAD_;
@@ -883,18 +895,13 @@ int dh_fork(void *ctx)
 	return 0;
 }
 
-struct exec_args {
-	__u64 common;
-	__u32 filename; /* offset in the low, length in the high half */
-	__u32 pid;
-	__u32 old_pid;
-};
-
-SEC("tp/sched/sched_process_exec")
-int dh_exec(struct exec_args *ctx)
+/* The tracepoint's arguments: the task, the number it had before, the linux_binprm. */
+SEC("raw_tp/sched_process_exec")
+int dh_exec(struct bpf_raw_tracepoint_args *ctx)
 {
-	__u64 ids = bpf_get_current_pid_tgid();
-	__u32 tgid = ids >> 32, tid = (__u32)ids, old = ctx->old_pid;
+	__u64 ids = bpf_get_current_pid_tgid(), name = 0;
+	__u32 tgid = ids >> 32, tid = (__u32)ids, old = ctx->args[1];
+	struct dh_config *config = configuration();
 	struct scratch *s = scratch_of_cpu();
 	struct dh_task *t, *before;
 	struct dh_record *r;
@@ -902,9 +909,11 @@ int dh_exec(struct exec_args *ctx)
 	int python;
 	long n;
 
-	if (!s)
+	if (!s || !config)
 		return 0;
-	n = bpf_probe_read_kernel_str(s->path, PATH_MAX_, (void *)ctx + (ctx->filename & 0xffff));
+	bpf_probe_read_kernel(&name, sizeof(name),
+			      (const char *)ctx->args[2] + config->program_filename);
+	n = bpf_probe_read_kernel_str(s->path, PATH_MAX_, (const void *)name);
 	if (n <= 0 || n > PATH_MAX_)
 		return 0;
 	python = is_python(s, n);

@@ -149,9 +149,11 @@ struct dh_counters {
 };
 
 struct dh_config {
-	__u32 fork_child_pid; /* offset of child_pid in sched_process_fork, from tracefs */
-	__u32 self;	      /* tgid of the daemon: never watched */
-	__u64 rejoin;	      /* ns: an unpickling this soon after a read belongs to that file */
+	__u64 rejoin;		/* ns: an unpickling this soon after a read belongs to that file */
+	__u32 self;		/* tgid of the daemon: never watched */
+	__u32 task_pid;		/* offset of pid in struct task_struct, from the kernel's BTF */
+	__u32 program_filename; /* offset of filename in struct linux_binprm */
+	__u32 unused;
 };
 
 /* A tracked task: a thread of an ML process, or a descendant of a load. */

@@ -130,12 +130,6 @@ class Daemon:
             self._judge_by(self.setup, self._learner_for(self.setup))
             names = syscalls.names(syscalls.machine())
             pipeline = Pipeline(self.baseline, names, rules(config), probe.finish, self._learner)
-            self.log.say(
-                Message.STARTING,
-                f"loader {probe.loader} on Linux {platform.release()} {platform.machine()}; "
-                f"baseline {escape(self.source)}: {self.baseline.metadata.get('loads', 0)} loads "
-                f"in {len(self.baseline.clusters)} clusters",
-            )
             watch = Watch(
                 registry(lambda: self._snapshot(probe, pipeline, outlets)),
                 lambda: time.monotonic() - self._last_turn < _HEALTHY,
@@ -143,6 +137,12 @@ class Daemon:
                 self.log.say,
             )
             outlets.change(config, watch)
+            self.log.say(
+                Message.STARTING,
+                f"loader {probe.loader} on Linux {platform.release()} {platform.machine()}; "
+                f"baseline {escape(self.source)}: {self.baseline.metadata.get('loads', 0)} loads "
+                f"in {len(self.baseline.clusters)} clusters",
+            )
             probe.know_globals(self.baseline.known_globals)
             probe.cover_host()
             self._ready = True

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LOADERS
 from tests.harness import LOAD, RunningDaemon, run, system
 from tests.sandbox import IMITATED, NOT_IMITATED, REPOSITORY, USER, confined, directives
 
@@ -201,6 +202,22 @@ def test_a_kernel_without_multi_uprobes_needs_its_drop_in(folder: Path, evil: Pa
         assert "os.system" in [item["detail"] for item in alert["evidence"]]
 
 
+@pytest.mark.ebpf
+@pytest.mark.parametrize("loader", LOADERS)
+def test_it_does_without_perf_events(loader: str, folder: Path, evil: Path) -> None:
+    # Debian refuses them to all but CAP_SYS_ADMIN: its kernel.perf_event_paranoid is 3.
+    refusing = folder.parent / "refusing.conf"
+    refusing.write_text("[Service]\nSystemCallFilter=~perf_event_open\nProtectKernelModules=no\n")
+    program = confined([UNIT, refusing], folder, [sys.executable, "-m", "dynahugd"])
+    with RunningDaemon(folder, "--loader", loader, program=program) as daemon:
+        alert = daemon.expect(run(LOAD, evil), "alert")
+        assert alert["path"] == str(evil)
+        daemon.settle()
+        details = [item["detail"] for item in daemon.of(alert["tgid"])[0]["evidence"]]
+        assert "os.system" in details
+        assert "exec /bin/sh" in details
+
+
 CAPABILITIES = directives(UNIT)["AmbientCapabilities"][0].split()
 
 
@@ -215,9 +232,13 @@ def test_each_capability_is_needed(without: str, folder: Path, tmp_path: Path) -
             lines[number] = f"{name}={' '.join(left)}"
     unit = tmp_path / UNIT.name
     unit.write_text("\n".join(lines))
-    # This process is root's: without CAP_SYS_PTRACE its executable cannot be told.
+    # This process is root's: without CAP_SYS_PTRACE its executable cannot be told, and without
+    # CAP_DAC_READ_SEARCH no file of its own be read.
+    model = tmp_path / "model.pkl"
+    model.touch(0o600)
     source = (
         f"import os; os.readlink('/proc/{os.getpid()}/exe')\n"
+        f"open('/proc/{os.getpid()}/root{model}')\n"
         "from dynahugd.cli import main; raise SystemExit(main(['doctor', '--json']))"
     )
     command = confined([unit], folder, [sys.executable, "-c", source])

@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 
 from dynahugd.config import DEFAULT_PATH, Config, load
 from dynahugd.errors import DynahugError
@@ -75,10 +76,24 @@ def _maps() -> str:
     return "ring buffer, mapped arrays, queue"
 
 
-def _tracefs() -> str:
-    from dynahugd.probes.attach import fork_child_offset, tracefs
+def _types() -> str:
+    from dynahugd.probes.btf import offsets
 
-    return f"{tracefs()}, child_pid at {fork_child_offset()}"
+    found = offsets()
+    return f"task_struct.pid at {found.task_pid}, linux_binprm.filename at {found.program_filename}"
+
+
+def _opens() -> str:
+    from dynahugd.probes.attach import tracefs
+
+    tracefs()
+    paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
+    if paranoid > 2:
+        raise DynahugError(
+            f"kernel.perf_event_paranoid is {paranoid}: without CAP_SYS_ADMIN, as the service "
+            "runs, the returns of all system calls are looked at; 2 spares the host that"
+        )
+    return "by tracepoints of their own"
 
 
 def _uprobes() -> str:
@@ -166,7 +181,8 @@ def run(arguments: argparse.Namespace) -> int:
         _try("kernel", True, _kernel),
         _try("privilege", True, _privilege),
         _try("maps", True, _maps),
-        _try("tracefs", True, _tracefs),
+        _try("types", True, _types),
+        _try("opens", False, _opens),
         _try("uprobes", False, _uprobes),
     ]
     if all(check.good for check in checks if check.needed):

@@ -21,7 +21,6 @@ __all__ = [
     "Uprobe",
     "attach_core",
     "attach_uprobes",
-    "fork_child_offset",
     "multi_uprobes",
     "tracefs",
 ]
@@ -58,15 +57,6 @@ def multi_uprobes() -> bool:
     return bool(match) and (int(match[1]), int(match[2])) >= (6, 6)  # type: ignore[index]
 
 
-def fork_child_offset() -> int:
-    """Offset in bytes of ``child_pid`` in sched_process_fork: 44, or 20 since Linux 6.16."""
-    text = (tracefs() / "events/sched/sched_process_fork/format").read_text()
-    match = re.search(r"pid_t child_pid;\s*offset:(\d+);\s*size:4;", text)
-    if match is None:
-        raise DynahugError("this kernel's sched_process_fork has no child_pid")
-    return int(match[1])
-
-
 def _tracepoint(program: int, event: str) -> list[int]:
     number = int((tracefs() / "events" / event / "id").read_text())
     return _perf(program, kernel.open_perf_event(_PERF_TYPE_TRACEPOINT, number))
@@ -93,12 +83,10 @@ def attach_core(programs: Programs) -> list[int]:
     """
     fds: list[int] = []
     try:
-        for name, event in (("dh_fork", "sched_process_fork"), ("dh_exec", "sched_process_exec")):
-            fds += _tracepoint(programs.fds[name], f"sched/{event}")
-        fds.append(kernel.open_raw_tracepoint(programs.fds["dh_exit"], "sched_process_exit"))
-        for event in _OPENS:
-            if (tracefs() / "events/syscalls" / event).is_dir():  # arm64 has no open(2)
-                fds += _tracepoint(programs.fds["dh_opened"], f"syscalls/{event}")
+        for name in ("fork", "exec", "exit"):
+            program = programs.fds[f"dh_{name}"]
+            fds.append(kernel.open_raw_tracepoint(program, f"sched_process_{name}"))
+        fds += _attach_opens(programs)
         fds.append(kernel.open_raw_tracepoint(programs.fds["dh_enter"], "sys_enter"))
     except OSError as error:
         for fd in fds:
@@ -107,6 +95,21 @@ def attach_core(programs: Programs) -> list[int]:
             f"the kernel refuses a tracepoint ({error.strerror}): run as root, or with CAP_BPF, "
             "CAP_PERFMON and CAP_DAC_READ_SEARCH"
         ) from error
+    return fds
+
+
+def _attach_opens(programs: Programs) -> list[int]:
+    """Attach to the returns of the calls that open files, or of all, where only that is allowed."""
+    fds: list[int] = []
+    try:
+        for event in _OPENS:
+            if (tracefs() / "events/syscalls" / event).is_dir():  # arm64 has no open(2)
+                fds += _tracepoint(programs.fds["dh_opened"], f"syscalls/{event}")
+    except (PermissionError, DynahugError):
+        # As with kernel.perf_event_paranoid above 2, without CAP_SYS_ADMIN.
+        for fd in fds:
+            os.close(fd)
+        return [kernel.open_raw_tracepoint(programs.fds["dh_returned"], "sys_exit")]
     return fds
 
 

@@ -150,7 +150,15 @@ LOAD = np.dtype(
 
 COUNTERS = np.dtype([("calls", "<u8", (BANKS, 512))])
 
-CONFIG = np.dtype([("fork_child_pid", "<u4"), ("self", "<u4"), ("rejoin", "<u8")])
+CONFIG = np.dtype(
+    [
+        ("rejoin", "<u8"),
+        ("self", "<u4"),
+        ("task_pid", "<u4"),
+        ("program_filename", "<u4"),
+        ("unused", "<u4"),
+    ]
+)
 
 TASK = np.dtype(
     [

@@ -11,15 +11,18 @@ import ctypes.util
 import importlib
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from dynahugd.errors import DynahugError
+from dynahugd.probes.btf import libbpf
 from dynahugd.probes.kernel import AttachType
 
 __all__ = ["LOADERS", "PROGRAMS", "Programs", "load"]
@@ -30,8 +33,9 @@ _TRACEPOINT, _RAW_TRACEPOINT, _KPROBE = 5, 17, 2
 PROGRAMS = {
     "dh_enter": _RAW_TRACEPOINT,
     "dh_opened": _TRACEPOINT,
-    "dh_fork": _TRACEPOINT,
-    "dh_exec": _TRACEPOINT,
+    "dh_returned": _RAW_TRACEPOINT,
+    "dh_fork": _RAW_TRACEPOINT,
+    "dh_exec": _RAW_TRACEPOINT,
     "dh_exit": _RAW_TRACEPOINT,
     "dh_runtime": _KPROBE,
     "dh_unpickle": _KPROBE,
@@ -82,7 +86,11 @@ def _captured_stderr(into: list[str]) -> Any:
 
 
 def _last_words(lines: list[str]) -> str:
+    """The verifier's complaint, which comes before its statistics; or else the last line."""
     telling = [line.strip() for line in lines if line.strip()]
+    for complaint, after in pairwise(telling):
+        if re.match(r"processed \d+ insns", after):
+            return f": {complaint}"
     return f": {telling[-1]}" if telling else ""
 
 
@@ -90,10 +98,7 @@ def _load_libbpf(maps: dict[str, int], multi: bool) -> Programs:
     path = object_file()
     if not path.is_file():
         raise DynahugError(f"the compiled probe {path} is missing: run 'make setup'")
-    try:
-        lib = ctypes.CDLL("libbpf.so.1", use_errno=True)
-    except OSError as error:
-        raise DynahugError("libbpf.so.1 is missing: install Debian's libbpf1") from error
+    lib = libbpf()
     pointer = ctypes.c_void_p
     for name, result, arguments in (
         ("bpf_object__open_file", pointer, [ctypes.c_char_p, pointer]),
@@ -161,7 +166,8 @@ def _load_bcc(maps: dict[str, int], multi: bool) -> Programs:
             }
     except Exception as error:  # bcc raises plain Exception for everything
         hint = (
-            "; it needs kernel headers under /lib/modules/$(uname -r): run 'make setup'"
+            "; it needs kernel headers under /lib/modules/$(uname -r): install "
+            "linux-headers-$(uname -r), and for the service the drop-in bcc.conf"
             if any("modprobe" in line or "headers" in line for line in words)
             else _last_words(words)
         )

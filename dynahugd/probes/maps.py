@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from dynahugd.errors import DynahugError
 from dynahugd.probes import kernel, layout, syscalls
+from dynahugd.probes.btf import Offsets
 from dynahugd.probes.kernel import MapType
 
 __all__ = ["Maps", "Sizes"]
@@ -97,11 +98,11 @@ class Maps:
         self.counters[slot] = 0
         kernel.push_element(self.fds["free_slots"], slot.to_bytes(4, "little"))
 
-    def configure(self, fork_child_pid: int, rejoin_ns: int) -> None:
+    def configure(self, offsets: Offsets, rejoin_ns: int) -> None:
         """Set the configuration of the kernel side and its table of system calls."""
         config = np.zeros(1, layout.CONFIG)
-        config["fork_child_pid"], config["self"] = fork_child_pid, os.getpid()
-        config["rejoin"] = rejoin_ns
+        config["task_pid"], config["program_filename"] = offsets.task_pid, offsets.program_filename
+        config["rejoin"], config["self"] = rejoin_ns, os.getpid()
         kernel.update_element(self.fds["config"], bytes(4), config.tobytes())
         for number, name in enumerate(syscalls.names(syscalls.machine())):
             action = syscalls.ACTIONS.get(name)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from dynahugd.probes import attach, layout, loaders
+from dynahugd.probes import attach, btf, layout, loaders
 from dynahugd.probes.batch import Batch, Fact
 from dynahugd.probes.formats import DATA_ONLY, identify, read_head
 from dynahugd.probes.interpreters import Interpreter, Interpreters
@@ -80,7 +80,7 @@ class Probe:
         self._attached: list[int] = []
         self._programs: loaders.Programs | None = None
         try:
-            self.maps.configure(attach.fork_child_offset(), int(options.rejoin * 1e9))
+            self.maps.configure(btf.offsets(), int(options.rejoin * 1e9))
             self.maps.set_suffixes(options.suffixes, options.wrappers)
             self._programs = loaders.load(options.loader, self.maps.fds, attach.multi_uprobes())
             self._ring = Ring(self.maps.fds["ring"], options.sizes.ring)
