@@ -299,7 +299,8 @@ def test_an_interpreter_in_a_root_of_its_own_is_seen_and_released(
     # A new mount namespace, as of a container: outside of it these mounts do not exist.
     command = (
         f"{mounts} exec chroot {root} /usr/bin/python3.11 -c "
-        '\'import pickle; pickle.load(open("/tmp/model.pkl", "rb"))\''
+        # Its first process: time to look into an interpreter that was never seen before.
+        '\'import pickle, time; time.sleep(1); pickle.load(open("/tmp/model.pkl", "rb"))\''
     )
     process = subprocess.Popen(["unshare", "--mount", "sh", "-ec", command])
     assert process.wait(30) == 0
