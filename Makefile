@@ -20,6 +20,8 @@ DEBIAN := bpftool clang clang-format llvm libbpf-dev libbpf1 python3-bpfcc pytho
 	linux-headers-$(shell dpkg --print-architecture) gcc libc6-dev make util-linux
 # What the tests talk to and look at things with, besides.
 DEBIAN_TEST := prometheus prometheus-alertmanager systemd python3-seccomp man-db groff-base mandoc zsh
+# What the benchmarks compare with.
+DEBIAN_BENCH := redis-server redis-tools strace bpftrace linux-perf sysdig
 
 BPF_FLAGS := -O2 -g -target bpf -mcpu=v2 -Wall -Wextra -Werror -Wno-unused-parameter \
 	-I/usr/include/$(shell uname -m)-linux-gnu
@@ -32,10 +34,11 @@ help: ## list the targets
 .PHONY: setup
 setup: $(VENV)/.run headers objects ## everything that 'dynahugd run' needs
 
-.PHONY: packages test-packages
+.PHONY: packages test-packages bench-packages
 packages: WANTED = $(DEBIAN)
 test-packages: WANTED = $(DEBIAN_TEST)
-packages test-packages:
+bench-packages: WANTED = $(DEBIAN_BENCH)
+packages test-packages bench-packages:
 	@missing=$$(for p in $(WANTED); do \
 		dpkg-query -W -f '$${Status}\n' $$p 2>/dev/null | grep -q ' installed$$' || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
@@ -134,6 +137,11 @@ bench: setup $(VENV)/.dev ## what watching costs, and how long an alert takes
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.messages
 	$(BIN)/python -m benchmarks.alerting --push
+
+.PHONY: bench-cost
+bench-cost: setup $(VENV)/.lab bench-packages ## what watching costs the host, as docs/benchmarks.md
+	$(BIN)/python -m benchmarks.cost > docs/benchmarks.md.new
+	mv docs/benchmarks.md.new docs/benchmarks.md
 
 .PHONY: bench-paper
 bench-paper: $(VENV)/.dev ## the detector on the data of the DynaHug paper, as docs/bench-paper.md
