@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,12 @@ def programs() -> set[int]:
 
 def loaded_by(daemon: RunningDaemon) -> set[int]:
     """Ids of the eBPF programs that a daemon has loaded."""
-    infos = Path(f"/proc/{daemon.process.pid}/fdinfo").iterdir()
-    found = (re.search(r"^prog_id:\s*(\d+)", info.read_text(), re.MULTILINE) for info in infos)
-    return {int(match[1]) for match in found if match} & programs()
+    found = set()
+    for info in Path(f"/proc/{daemon.process.pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # a descriptor that is closed meanwhile is none of these
+            if match := re.search(r"^prog_id:\s*(\d+)", info.read_text(), re.MULTILINE):
+                found.add(int(match[1]))
+    return found & programs()
 
 
 @pytest.fixture
