@@ -33,7 +33,7 @@ stop() {
     eval "kill \\$$1; wait \\$$1 2> /dev/null; $1="
 }
 tasks() {
-    for id in $(sed -n 's/^map_id:[[:space:]]*//p' "/proc/$1/fdinfo"/* | sort -u); do
+    for id in $(sed -n 's/^map_id:[[:space:]]*//p' "/proc/$1/fdinfo"/* 2> /dev/null | sort -u); do
         bpftool map show id "$id" | grep -q " name $2 " && bpftool -j map dump id "$id"
     done
 }

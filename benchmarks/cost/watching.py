@@ -34,7 +34,10 @@ def command(*options: str) -> list[str]:
 def tracked_tasks(pid: int) -> int | None:
     """How many tasks the daemon of a pid tracks; None where its map cannot be found."""
     for file in Path(f"/proc/{pid}/fdinfo").iterdir():
-        found = re.search(r"^map_id:\s*(\d+)", file.read_text(), re.MULTILINE)
+        try:
+            found = re.search(r"^map_id:\s*(\d+)", file.read_text(), re.MULTILINE)
+        except FileNotFoundError:  # closed since
+            continue
         if found and _bpftool("map", "show", "id", found[1])["name"] == TASKS_MAP:
             return len(_bpftool("map", "dump", "id", found[1]))
     return None
