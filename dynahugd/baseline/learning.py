@@ -111,7 +111,8 @@ class Learner:
 
     def take(self, load: Load, rows: Sequence[Row]) -> None:
         """Take in a load that is over, unless it is incomplete, or shows what is never learned."""
-        if load.lost or load.cut or self._processes[load.tgid] >= _OF_PROCESS or not rows:
+        incomplete = load.lost or load.cut or load.uncounted or not rows
+        if incomplete or self._processes[load.tgid] >= _OF_PROCESS:
             return
         lesson = _lesson(self.base, load, rows)
         if lesson is None:

@@ -22,7 +22,7 @@ from dynahugd.baseline.detector import (
     total_surprise,
 )
 from dynahugd.features import is_mild, is_usual
-from dynahugd.features.rows import Row
+from dynahugd.features.rows import CALLS, Row
 
 __all__ = ["COMMON", "Baseline", "Reason", "Score", "common_globals", "novelty"]
 
@@ -100,19 +100,44 @@ class Baseline:
         return vector, foreign
 
     def score(self, row: Row, reasons: bool = True) -> Score:
-        """Score one row."""
+        """Score one row.
+
+        A partial row tells the least that there was of each system call. Fewer than usual are held
+        against nobody: in each cluster they are taken for as many as its median load makes, and
+        which cluster the load belongs to is told by what explains it best.
+        """
         vector, foreign = self.vector(row.counts)
-        label = int(self.detector.assign(vector)[0])
+        if not row.partial:
+            label = int(self.detector.assign(vector)[0])
+            return self._score(label, vector, vector, foreign, reasons)
+        # Of the explanations that the clusters have, the most benign one.
+        calls = np.array([name.startswith(CALLS) for name in self.columns])
+        raised = []
+        for cluster in self.clusters:
+            usual = np.zeros(len(self.columns))
+            usual[cluster.seen] = cluster.median
+            raised.append(np.where(calls, np.maximum(vector, usual), vector))
+        scores = [
+            self._score(label, vector, counts, foreign, False)
+            for label, counts in enumerate(raised)
+        ]
+        best = max(range(len(scores)), key=lambda i: (scores[i].p_value, -scores[i].score))
+        return self._score(best, vector, raised[best], foreign, reasons)
+
+    def _score(
+        self, label: int, shown: Floats, counts: Floats, foreign: dict[str, int], reasons: bool
+    ) -> Score:
+        """The score in one cluster: of the columns ``shown`` by the row, and of the ``counts``."""
         cluster = self.clusters[label]
         novel = {
-            self.columns[i]: int(vector[0, i])
-            for i in np.flatnonzero(self.detector.novel(vector, label)[0])
+            self.columns[i]: int(shown[0, i])
+            for i in np.flatnonzero(self.detector.novel(shown, label)[0])
         } | foreign
         presence = np.array([novelty(name, name in self.index) for name in novel])
         each = surprise(presence, np.array(list(novel.values()), float))
-        score = float(cluster.strangeness(vector)[0] + total_surprise(presence, each))
+        score = float(cluster.strangeness(counts)[0] + total_surprise(presence, each))
         weights = dict(zip(novel, each.tolist(), strict=True))
-        found = self._reasons(cluster, vector[0], novel, weights) if reasons else ()
+        found = self._reasons(cluster, counts[0], novel, weights) if reasons else ()
         return Score(score, self.detector.p_value(score, label), cluster.name, found)
 
     def _reasons(

@@ -77,14 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
     for path in arguments.recordings:
         names = syscalls.names(architecture(path))
         for load, rows in rows_of(read(path), names, classifier, Rules()):
-            if load.lost:
+            if load.lost or load.uncounted:
                 lossy += 1
                 continue
             loads.append(rows)
             formats[load.format] += 1
     print(
         f"{len(loads)} loads, {sum(map(len, loads))} rows, {len(common)} known globals"
-        + (f"; {lossy} loads with lost records left out" if lossy else ""),
+        + (f"; {lossy} loads that were not recorded whole left out" if lossy else ""),
         file=sys.stderr,
     )
     metadata = {

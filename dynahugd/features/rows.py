@@ -15,7 +15,19 @@ from dynahugd.loads import Act, Load
 from dynahugd.probes.layout import Bank
 from dynahugd.probes.syscalls import ACTIONS, Action
 
-__all__ = ["CONTEXT", "Row", "RowBuilder", "is_context", "is_mild", "is_ordinary", "is_usual"]
+__all__ = [
+    "CALLS",
+    "CONTEXT",
+    "Row",
+    "RowBuilder",
+    "is_context",
+    "is_mild",
+    "is_ordinary",
+    "is_usual",
+]
+
+#: With what the columns begin that count system calls.
+CALLS = "calls."
 
 #: What tells which kind of load this is, rather than what it does: the clusters are found in these.
 CONTEXT = re.compile(
@@ -70,10 +82,14 @@ def is_ordinary(column: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Counts by column name. ``window`` is ``whole`` or the length such as ``1s``."""
+    """Counts by column name. ``window`` is ``whole`` or the length such as ``1s``.
+
+    ``partial``: there may have been more system calls than ``calls.*`` say.
+    """
 
     window: str
     counts: dict[str, int]
+    partial: bool = False
 
 
 #: Acts remembered for the window: a payload may make millions, and the last ones tell enough.
@@ -135,7 +151,7 @@ class RowBuilder:
         """The rows of a load as it is now; the second only once the load outlasts the window."""
         state = self._states.setdefault(load.id, _State())
         calls = load.calls()
-        rows = [Row("whole", self._counts(load, calls, state.columns))]
+        rows = [Row("whole", self._counts(load, calls, state.columns), load.uncounted)]
         state.snapshots.append((now, calls))
         while len(state.snapshots) > 1 and state.snapshots[1][0] <= now - self.window:
             state.snapshots.popleft()
@@ -145,7 +161,8 @@ class RowBuilder:
             earlier = state.snapshots[0][1]
             recent = Counter(column for _, column in state.recent)
             label = f"{self.window / 1e9:g}s"
-            rows.append(Row(label, self._counts(load, calls - earlier, recent)))
+            counts = self._counts(load, calls - earlier, recent)
+            rows.append(Row(label, counts, load.uncounted))
         return rows
 
     def _counts(
@@ -155,7 +172,7 @@ class RowBuilder:
         for number in np.flatnonzero(calls):
             name = self._names[number]
             if name not in _COUNTED_AS_ACTS:
-                counts[f"calls.{name}"] = int(calls[number])
+                counts[f"{CALLS}{name}"] = int(calls[number])
         counts.update(acts)
         return counts
 

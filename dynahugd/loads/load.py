@@ -65,6 +65,7 @@ class Load:
     lost : records of this load that were lost.
     refs : living descendants.
     exact : the unpickler itself read the file: only what happens inside it is the load.
+    uncounted : its system calls were counted only from some time after its begin on.
     cut : why the load cannot be called benign although nothing speaks against it.
     """
 
@@ -86,6 +87,7 @@ class Load:
     refs: int = 0
     exact: bool = False
     inside: bool = False
+    uncounted: bool = False
     cut: str = ""
     counters: npt.NDArray[np.uint64] = field(
         default_factory=lambda: np.zeros((BANKS, 512), np.uint64)
