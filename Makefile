@@ -19,7 +19,7 @@ ROUNDS ?= 20
 DEBIAN := bpftool clang clang-format llvm libbpf-dev libbpf1 python3-bpfcc python3-systemd python3-venv \
 	linux-headers-$(shell dpkg --print-architecture) gcc libc6-dev make util-linux
 # What the tests talk to and look at things with, besides.
-DEBIAN_TEST := prometheus prometheus-alertmanager systemd python3-seccomp man-db groff-base mandoc zsh
+DEBIAN_TEST := libpython3-dev prometheus prometheus-alertmanager systemd python3-seccomp man-db groff-base mandoc zsh
 # What the benchmarks compare with.
 DEBIAN_BENCH := redis-server redis-tools strace bpftrace linux-perf sysdig
 

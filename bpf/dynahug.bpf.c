@@ -6,6 +6,10 @@
  * the time inside CPython's C unpickler (unpickling span, by uprobes). Calls are counted in place;
  * rare, telling calls go through the ring. Every table has a size, every overflow is counted.
  *
+ * A program on every system call of the host costs all of it, so there is one only while a load may
+ * be under way: dh_enter() counts. While ML processes live but load nothing, telling calls are seen
+ * by tracepoints of their own: dh_call(). Otherwise nothing is on the way of system calls.
+ *
  * Stable interfaces only: system-call tracepoints, sched_process_*, uprobes, helpers. No kernel
  * structure is read, so nothing has to be relocated.
  */
@@ -36,11 +40,13 @@ DECLARE_MAP(counters, BPF_MAP_TYPE_ARRAY, 4, sizeof(struct dh_counters), BPF_F_M
 DECLARE_MAP(losses, BPF_MAP_TYPE_ARRAY, 4, 8, BPF_F_MMAPABLE)
 DECLARE_MAP(free_slots, BPF_MAP_TYPE_QUEUE, 0, 4, 0)
 DECLARE_MAP(tasks, BPF_MAP_TYPE_HASH, 4, sizeof(struct dh_task), 0)
+DECLARE_MAP(marks, BPF_MAP_TYPE_ARRAY, 4, DH_MARKS, BPF_F_MMAPABLE)
 DECLARE_MAP(files, BPF_MAP_TYPE_HASH, sizeof(struct dh_file_key), 8, 0)
 DECLARE_MAP(suffixes, BPF_MAP_TYPE_HASH, DH_SUFFIX, 4, 0)
 DECLARE_MAP(known_globals, BPF_MAP_TYPE_HASH, sizeof(struct dh_global_key), 4, 0)
 DECLARE_MAP(actions, BPF_MAP_TYPE_ARRAY, 4, 4, 0)
 DECLARE_MAP(config, BPF_MAP_TYPE_ARRAY, 4, sizeof(struct dh_config), 0)
+DECLARE_MAP(newcomers, BPF_MAP_TYPE_QUEUE, 0, 4, 0)
 DECLARE_MAP(scratches, BPF_MAP_TYPE_PERCPU_ARRAY, 4, sizeof(struct scratch), 0)
 
 struct syscall_args {
@@ -85,9 +91,47 @@ static __always_inline struct scratch *scratch_of_cpu(void)
 	return bpf_map_lookup_elem(MAP(scratches), &zero);
 }
 
+/*
+ * The byte that tells whether a task is in the table: nearly all system calls of a host are of tasks
+ * that are not, and for these a byte costs half of what a look into the table does.
+ */
+static __always_inline __u8 *mark_of(__u32 tid)
+{
+	__u32 word = tid / DH_MARKS;
+	__u8 *bytes = bpf_map_lookup_elem(MAP(marks), &word);
+
+	return bytes ? bytes + (tid & (DH_MARKS - 1)) : 0;
+}
+
 static __always_inline struct dh_task *task_of(__u32 tid)
 {
+	__u8 *mark = mark_of(tid);
+
+	if (mark && !*mark)
+		return 0;
 	return bpf_map_lookup_elem(MAP(tasks), &tid);
+}
+
+static __always_inline int add_task(__u32 tid, struct dh_task *t, struct dh_load *l)
+{
+	__u8 *mark = mark_of(tid);
+
+	if (bpf_map_update_elem(MAP(tasks), &tid, t, BPF_ANY)) {
+		lose(DH_LOST_TASKS, l);
+		return 0;
+	}
+	if (mark)
+		*mark = 1;
+	return 1;
+}
+
+static __always_inline void drop_task(__u32 tid)
+{
+	__u8 *mark = mark_of(tid);
+
+	if (mark)
+		*mark = 0;
+	bpf_map_delete_elem(MAP(tasks), &tid);
 }
 
 /* The load with this id, or NULL when its slot has been freed since: ids are never used twice. */
@@ -137,11 +181,7 @@ static __always_inline struct dh_task *track(__u32 tgid, __u32 tid, __u32 flags)
 	}
 	fresh.tgid = tgid;
 	fresh.flags = flags;
-	if (bpf_map_update_elem(MAP(tasks), &tid, &fresh, BPF_ANY)) {
-		lose(DH_LOST_TASKS, 0);
-		return 0;
-	}
-	return task_of(tid);
+	return add_task(tid, &fresh, 0) ? task_of(tid) : 0;
 }
 
 /* ---- records ------------------------------------------------------------------------------ */
@@ -263,6 +303,7 @@ static __always_inline struct dh_load *begin_load(struct dh_task *t, __u64 fd, s
 						  long n, __u64 open_flags)
 {
 	__u64 ids = bpf_get_current_pid_tgid(), now = bpf_ktime_get_ns(), id;
+	struct dh_config *config = configuration();
 	struct dh_record *r;
 	struct dh_load *l;
 	__u32 slot;
@@ -295,9 +336,13 @@ static __always_inline struct dh_load *begin_load(struct dh_task *t, __u64 fd, s
 	t->last = t->load;
 	t->load = id;
 	t->flags &= ~(DH_TASK_CHILD | DH_TASK_INSIDE);
+	if (config && l->begin < config->watched)
+		lose(DH_LOST_LATE, l);
 
 	r = reserve(t, l, DH_BEGIN);
 	if (r) {
+		if (config && l->begin < config->counted)
+			r->flags |= DH_UNCOUNTED;
 		r->args[0] = fd;
 		r->args[1] = open_flags;
 		r->args[2] = l->begin;
@@ -320,7 +365,7 @@ static __always_inline struct dh_load *current_load(struct dh_task *t)
 	l = load_of(t->load);
 	if (l && t->flags & DH_TASK_CHILD)
 		return l;
-	if (l && l->state == DH_OPENED && (t->depth || !(l->exact || l->quiet)))
+	if (l && l->state == DH_OPENED && (t->depth || !(l->exact == DH_EXACT || l->quiet)))
 		return l;
 	if (l && l->state == DH_OPENED)
 		t->last = t->load; /* only what is inside a pickle counts: leave it for now */
@@ -375,13 +420,13 @@ static __always_inline void touch(struct dh_task *t, __u32 fd, __u32 nr)
 	l->touched = l->active = bpf_ktime_get_ns();
 	if (t->depth) {
 		/* The unpickler itself reads this file: from now on its span is the load. */
-		if (!l->exact)
-			l->exact = 1;
+		if (l->exact != DH_EXACT)
+			l->exact = DH_EXACT;
 		if (!current_load(t)) {
 			t->load = l->id;
 			__sync_fetch_and_add(&l->inside, 1);
 		}
-	} else if (l->exact || l->quiet) {
+	} else if (l->exact == DH_EXACT || l->quiet) {
 		count(l->id, DH_OUTSIDE, nr);
 	} else if (t->load != l->id) {
 		t->last = t->load;
@@ -634,21 +679,16 @@ static __always_inline void report_call(struct dh_task *t, struct dh_load *l, __
 }
 
 /* An open by a task that is not tracked: the first sign of an interpreter loaded as a library. */
-static __always_inline void notice_runtime(struct bpf_raw_tracepoint_args *ctx, __u32 action)
+static __always_inline void notice_runtime(struct syscall_args *args, __u32 action)
 {
+	__u64 address = action == DH_OPEN01 ? args->a[0] : args->a[1];
 	__u64 ids = bpf_get_current_pid_tgid();
 	struct scratch *s = scratch_of_cpu();
-	struct syscall_args args;
 	struct dh_task *t;
-	__u64 address;
 	long n;
 
 	if (!s)
 		return;
-	read_args(ctx, &args);
-	address = args.a[1];
-	if (action == DH_OPEN01)
-		address = args.a[0];
 	n = bpf_probe_read_user_str(s->path, PATH_MAX_, (const void *)address);
 	if (n <= 0 || n > PATH_MAX_ || !is_runtime(s, n))
 		return;
@@ -657,6 +697,79 @@ static __always_inline void notice_runtime(struct bpf_raw_tracepoint_args *ctx, 
 		report_runtime(t, s, n);
 }
 
+/* A tracked task makes a system call: it counts, and may be telling. */
+static __always_inline void entered(struct dh_task *t, __u32 nr, __u32 action,
+				    struct syscall_args *args)
+{
+	struct dh_load *l;
+
+	if (action == DH_TOUCH)
+		touch(t, args->a[0], nr);
+	else if (action == DH_MMAP && (__s32)args->a[4] >= 0)
+		touch(t, args->a[4], nr);
+	l = current_load(t);
+	if (l && l->state == DH_OPENED)
+		count(l->id, bank_of(t), nr);
+
+	switch (action) {
+	case DH_TOUCH:
+		return;
+	case DH_CLOSE:
+		closing(t, args->a[0], nr);
+		return;
+	case DH_DUP2:
+		closing(t, args->a[1], nr);
+		return;
+	case DH_OPEN01:
+		t->open_path = args->a[0];
+		t->open_flags = args->a[1];
+		t->open_dirfd = (__u32)AT_FDCWD_;
+		t->open_nr = nr;
+		return;
+	case DH_OPEN12:
+		t->open_path = args->a[1];
+		t->open_flags = args->a[2];
+		t->open_dirfd = args->a[0];
+		t->open_nr = nr;
+		return;
+	case DH_OPENHOW:
+		t->open_path = args->a[1];
+		t->open_flags = 0;
+		bpf_probe_read_user(&t->open_flags, 8, (const void *)args->a[2]);
+		t->open_dirfd = args->a[0];
+		t->open_nr = nr;
+		return;
+	case DH_CLONE:
+		t->clone_flags = args->a[0];
+		break;
+	case DH_CLONE3:
+		t->clone_flags = 0;
+		bpf_probe_read_user(&t->clone_flags, 4, (const void *)args->a[0]);
+		break;
+	case DH_FORK:
+		t->clone_flags = 0;
+		break;
+	}
+	if (action >= DH_CLONE && action <= DH_FORK) {
+		/* The child has to find a load to belong to. */
+		if (!l && t->depth)
+			begin_load(t, -1, 0, 0, 0);
+		return;
+	}
+	if ((!l && !t->depth) || !is_telling(action, args))
+		return;
+	if (!l) {
+		if (is_queue(action, args))
+			return;
+		l = begin_load(t, -1, 0, 0, 0);
+		if (l)
+			count(l->id, DH_WITHIN, nr);
+	}
+	if (l)
+		report_call(t, l, nr, action, args);
+}
+
+/* Every system call of the host, but for those that have a tracepoint of their own. */
 SEC("raw_tp/sys_enter")
 int dh_enter(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -671,11 +784,13 @@ int dh_enter(struct bpf_raw_tracepoint_args *ctx)
 	if (!entry)
 		return 0;
 	action = *entry;
-	if (action == DH_IGNORE)
+	if (action & DH_APART || action == DH_IGNORE)
 		return 0;
 	if (!t) {
-		if (action >= DH_OPEN01 && action <= DH_OPENHOW)
-			notice_runtime(ctx, action);
+		if (action >= DH_OPEN01 && action <= DH_OPENHOW) {
+			read_args(ctx, &args);
+			notice_runtime(&args, action);
+		}
 		return 0;
 	}
 	if (action == DH_NOTHING) {
@@ -684,72 +799,44 @@ int dh_enter(struct bpf_raw_tracepoint_args *ctx)
 			count(l->id, bank_of(t), nr);
 		return 0;
 	}
-
 	read_args(ctx, &args);
-	if (action == DH_TOUCH)
-		touch(t, args.a[0], nr);
-	else if (action == DH_MMAP && (__s32)args.a[4] >= 0)
-		touch(t, args.a[4], nr);
-	l = current_load(t);
-	if (l && l->state == DH_OPENED)
-		count(l->id, bank_of(t), nr);
+	entered(t, nr, action, &args);
+	return 0;
+}
 
-	switch (action) {
-	case DH_TOUCH:
+struct call_args {
+	__u64 common;
+	__u32 nr;
+};
+#define CALL_ARGS 16 /* offset of the arguments, as many as the call has, in any sys_enter_* */
+
+/*
+ * The same for one system call, by a tracepoint of its own. In the table of actions the call is
+ * apart from when this sees it on: so that, whatever else is attached, each call is seen to once.
+ * The kernel refuses a program that reads more arguments than the call has, hence the helper; what
+ * lies behind the last is not looked at.
+ */
+SEC("tp/syscalls/sys_enter_openat")
+int dh_call(struct call_args *ctx)
+{
+	__u32 tid = (__u32)bpf_get_current_pid_tgid(), nr = ctx->nr;
+	struct dh_task *t = task_of(tid);
+	__u32 *entry, action;
+	struct syscall_args args;
+
+	if (nr >= DH_SYSCALLS)
 		return 0;
-	case DH_CLOSE:
-		closing(t, args.a[0], nr);
+	entry = bpf_map_lookup_elem(MAP(actions), &nr);
+	if (!entry || !(*entry & DH_APART))
 		return 0;
-	case DH_DUP2:
-		closing(t, args.a[1], nr);
+	action = *entry & ~DH_APART;
+	if (!t && (action < DH_OPEN01 || action > DH_OPENHOW))
 		return 0;
-	case DH_OPEN01:
-		t->open_path = args.a[0];
-		t->open_flags = args.a[1];
-		t->open_dirfd = (__u32)AT_FDCWD_;
-		t->open_nr = nr;
-		return 0;
-	case DH_OPEN12:
-		t->open_path = args.a[1];
-		t->open_flags = args.a[2];
-		t->open_dirfd = args.a[0];
-		t->open_nr = nr;
-		return 0;
-	case DH_OPENHOW:
-		t->open_path = args.a[1];
-		t->open_flags = 0;
-		bpf_probe_read_user(&t->open_flags, 8, (const void *)args.a[2]);
-		t->open_dirfd = args.a[0];
-		t->open_nr = nr;
-		return 0;
-	case DH_CLONE:
-		t->clone_flags = args.a[0];
-		break;
-	case DH_CLONE3:
-		t->clone_flags = 0;
-		bpf_probe_read_user(&t->clone_flags, 4, (const void *)args.a[0]);
-		break;
-	case DH_FORK:
-		t->clone_flags = 0;
-		break;
-	}
-	if (action >= DH_CLONE && action <= DH_FORK) {
-		/* The child has to find a load to belong to. */
-		if (!l && t->depth)
-			begin_load(t, -1, 0, 0, 0);
-		return 0;
-	}
-	if ((!l && !t->depth) || !is_telling(action, &args))
-		return 0;
-	if (!l) {
-		if (is_queue(action, &args))
-			return 0;
-		l = begin_load(t, -1, 0, 0, 0);
-		if (l)
-			count(l->id, DH_WITHIN, nr);
-	}
-	if (l)
-		report_call(t, l, nr, action, &args);
+	bpf_probe_read_kernel(&args, sizeof(args), (const char *)ctx + CALL_ARGS);
+	if (t)
+		entered(t, nr, action, &args);
+	else
+		notice_runtime(&args, action);
 	return 0;
 }
 
@@ -879,11 +966,7 @@ int dh_fork(struct bpf_raw_tracepoint_args *ctx)
 		if (t->flags & DH_TASK_CHILD ? t->flags & DH_TASK_INSIDE : t->depth)
 			child.flags |= DH_TASK_INSIDE;
 	}
-	if (bpf_map_update_elem(MAP(tasks), &tid, &child, BPF_ANY)) {
-		lose(DH_LOST_TASKS, l);
-		return 0;
-	}
-	if (!l)
+	if (!add_task(tid, &child, l) || !l)
 		return 0;
 	__sync_fetch_and_add(&l->refs, 1);
 	r = reserve(t, l, DH_BIRTH);
@@ -924,14 +1007,18 @@ int dh_exec(struct bpf_raw_tracepoint_args *ctx)
 		if (before) {
 			struct dh_task copy = *before;
 
-			bpf_map_delete_elem(MAP(tasks), &old);
-			bpf_map_update_elem(MAP(tasks), &tid, &copy, BPF_ANY);
+			drop_task(old);
+			add_task(tid, &copy, 0);
 		}
 	}
 	t = task_of(tid);
 	if (!t) {
-		if (!python)
+		if (!python) {
+			/* Nobody sees it open an interpreter's library: user space will look. */
+			if (config->watched == DH_NEVER)
+				bpf_map_push_elem(MAP(newcomers), &tgid, BPF_EXIST);
 			return 0;
+		}
 		t = track(tgid, tid, DH_TASK_ML);
 		if (t)
 			report_runtime(t, s, n);
@@ -956,7 +1043,7 @@ int dh_exec(struct bpf_raw_tracepoint_args *ctx)
 		report_runtime(t, s, n);
 	if (!l) {
 		if (!python)
-			bpf_map_delete_elem(MAP(tasks), &tid);
+			drop_task(tid);
 		return 0;
 	}
 	r = reserve(t, l, DH_EXEC);
@@ -984,7 +1071,7 @@ int dh_exit(void *ctx)
 	l = load_of(t->last);
 	if (l && l->tid == tid)
 		end_load(t, l, DH_EXITED);
-	bpf_map_delete_elem(MAP(tasks), &tid);
+	drop_task(tid);
 	return 0;
 }
 
@@ -1038,9 +1125,11 @@ int dh_unpickle(void *ctx)
 	t->unpickle = now;
 	t->stack = sp;
 	t->flags &= ~DH_TASK_DEEP;
+	config = configuration();
+	if (config && now < config->watched)
+		lose(DH_LOST_LATE, l);
 	if (!l && t->last) {
 		/* The second pickle of a file may lie in a buffer that the first one has filled. */
-		config = configuration();
 		l = load_of(t->last);
 		if (l && config && l->state == DH_OPENED && now - l->touched < config->rejoin)
 			t->load = t->last;
@@ -1057,6 +1146,7 @@ int dh_unpickled(void *ctx)
 {
 	__u32 tid = (__u32)bpf_get_current_pid_tgid();
 	struct dh_task *t = task_of(tid);
+	struct dh_config *config;
 	struct dh_file_key key;
 	struct dh_load *l;
 
@@ -1067,6 +1157,9 @@ int dh_unpickled(void *ctx)
 	l = load_of(t->load);
 	if (!l || t->flags & DH_TASK_CHILD)
 		return 0;
+	config = configuration();
+	if (!l->exact && config && t->unpickle < config->counted)
+		l->exact = DH_UNPROVEN;
 	if (l->inside)
 		__sync_fetch_and_add(&l->inside, -1);
 	l->active = bpf_ktime_get_ns();

@@ -16,6 +16,7 @@
 #define DH_BACK 77		   /* ... and bytes that come last, its NUL included */
 #define DH_COMM 16		   /* TASK_COMM_LEN */
 #define DH_SYSCALLS 512 /* system calls counted; a higher number counts in the last cell */
+#define DH_MARKS 8	/* tasks to an element of the table of marks */
 #define DH_SUFFIX 16	/* longest file suffix, without its dot, zero padded */
 #define DH_SEEN 64	/* bytes of a module's or a name's text in the key of a known global */
 #define DH_MAX_DEPTH 60 /* the kernel keeps 64 return probes of a thread; see unpickle_enter() */
@@ -41,6 +42,7 @@ enum dh_kind {
 #define DH_UNREADABLE 0x10 /* the text could not be read */
 #define DH_MEMORY 0x20	   /* the load has no file: an unpickling that did something telling */
 #define DH_WIDE 0x40	   /* a name of a global is not ASCII; see args[2] */
+#define DH_UNCOUNTED 0x80  /* of a begin: not every call of the load is counted, only later ones */
 
 /* Why a span ended. */
 enum dh_reason {
@@ -73,7 +75,8 @@ enum dh_loss {
 	DH_LOST_TASKS = 2, /* more tracked tasks than the table has entries */
 	DH_LOST_FILES = 3, /* more model descriptors open than the table has entries */
 	DH_LOST_DEPTH = 4, /* unpicklings nested deeper than return probes are kept */
-	DH_LOSSES = 5,
+	DH_LOST_LATE = 5,  /* an ML process went on before its system calls were watched */
+	DH_LOSSES = 6,
 };
 
 /*
@@ -106,6 +109,8 @@ enum dh_action {
 	DH_IGNORE = 21,	 /* not a call of the program: the return of a uprobe */
 	DH_ACTIONS = 22,
 };
+/* Beside the action: the call has a tracepoint of its own, which sees to it; see dh_call(). */
+#define DH_APART 0x100
 
 struct dh_record {
 	__u64 time; /* CLOCK_MONOTONIC, ns */
@@ -124,6 +129,12 @@ struct dh_record {
 	char text[DH_TEXT];
 };
 
+/* Whether the descriptor of a load was read by an unpickling. */
+enum dh_exact {
+	DH_EXACT = 1,	 /* it was: only what is inside an unpickling counts */
+	DH_UNPROVEN = 2, /* there was an unpickling, but nobody saw what it read */
+};
+
 /* One slot of the table of loads. User space maps it, reads it at every hop and frees it. */
 struct dh_load {
 	__u64 id;
@@ -134,7 +145,7 @@ struct dh_load {
 	__u32 reason;  /* enum dh_reason, once ended */
 	__u32 refs;    /* living descendants */
 	__u32 inside;  /* loading threads that are inside an unpickling */
-	__u32 exact;   /* 1: the descriptor was read by an unpickling: only what is inside counts */
+	__u32 exact;   /* enum dh_exact */
 	__u32 quiet;   /* 1: user space found a format that runs no code */
 	__u32 memory;  /* 1: no file */
 	__u32 lost;    /* records of this load that were lost */
@@ -148,10 +159,14 @@ struct dh_counters {
 	__u64 calls[DH_BANKS][DH_SYSCALLS];
 };
 
+#define DH_NEVER 0xffffffffffffffffULL
+
 struct dh_config {
-	__u64 rejoin;		/* ns: an unpickling this soon after a read belongs to that file */
-	__u32 self;		/* tgid of the daemon: never watched */
-	__u32 task_pid;		/* offset of pid in struct task_struct, from the kernel's BTF */
+	__u64 rejoin;	/* ns: an unpickling this soon after a read belongs to that file */
+	__u64 watched;	/* since when telling calls are seen, ns; DH_NEVER: they are not now */
+	__u64 counted;	/* since when all calls are seen, ns; DH_NEVER: they are not now */
+	__u32 self;	/* tgid of the daemon: never watched */
+	__u32 task_pid; /* offset of pid in struct task_struct, from the kernel's BTF */
 	__u32 program_filename; /* offset of filename in struct linux_binprm */
 	__u32 unused;
 };

@@ -133,6 +133,18 @@ class ProbeKeys:
         "Seconds for which threads and processes born in a load are followed after it.",
         _number(0, 86400),
     )
+    quiet: float = _key(
+        30.0,
+        "Seconds without a load or a new ML process after which system calls are watched, but not "
+        "counted any more: that costs the host less, and the first load after it is judged by what "
+        "was counted of it.",
+        _number(1, 1e9),
+    )
+    rest: float = _key(
+        30.0,
+        "Seconds without any ML process after which system calls are not even watched.",
+        _number(1, 1e9),
+    )
     suffixes: tuple[str, ...] = _key(
         tuple(_MODEL_SUFFIXES.split()),
         "Suffixes of model files, in any case. A file without one of them is seen when it is "

@@ -56,6 +56,8 @@ def probe_options(config: Config) -> Options:
         wrappers=tuple(config.probe.wrappers),
         hop=config.probe.hop,
         idle=config.probe.idle,
+        quiet=config.probe.quiet,
+        rest=config.probe.rest,
     )
 
 
@@ -309,6 +311,7 @@ class Daemon:
             self.tally,
             pipeline.open_loads,
             probe.lost(),
+            probe.stages.stage,
             {state.value: counted[state] for state in Coverage},
             {
                 "version": __version__,

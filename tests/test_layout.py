@@ -33,6 +33,7 @@ ENUMS: dict[str, type[IntEnum] | type[IntFlag]] = {
     "DH_LOST_{}": layout.Loss,
     "DH_TASK_{}": layout.TaskFlag,
     " DH_{} ": Action,
+    "  DH_{} ": layout.Exact,
 }
 
 CONSTANTS = {
@@ -44,6 +45,7 @@ CONSTANTS = {
     "DH_SYSCALLS": SYSCALLS,
     "DH_LOSSES": len(layout.Loss),
     "DH_ACTIONS": len(Action),
+    "DH_NEVER >> 1": layout.NEVER >> 1,
 }
 
 

@@ -29,6 +29,7 @@ from dynahugd.outputs.text import as_object, as_text
 from dynahugd.probes.batch import Batch
 from dynahugd.probes.formats import FORMATS
 from dynahugd.probes.layout import RECORD, Bank, Kind, Loss
+from dynahugd.probes.stages import ProbeStage
 from dynahugd.verdicts import Evidence, Stage, Verdict, VerdictKind
 
 HOSTILE = os.fsdecode(b'/m/\x1b[2J\r\n{"verdict": "benign"}\xff\xe2\x80\xae%s\\')
@@ -303,6 +304,7 @@ def snapshot(tally: Tally) -> Snapshot:
         tally,
         2,
         {loss: 10 + loss for loss in Loss},
+        ProbeStage.WATCHING,
         {"attached": 3, "not_covered": 1, "released": 0},
         {"version": "0.1", "python": "3.11", "kernel": "6", "loader": "libbpf"},
         {"source": HOSTILE, "loads": "9", "clusters": "2", "learned_loads": "0"},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 from dynahugd.commands.options import add_probe, config_from, require_root
 from dynahugd.errors import DynahugError
@@ -53,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not command:
         signal.signal(signal.SIGINT, lambda number, frame: stopped.append(number))
     recorder = Recorder(arguments.output)
-    probe = Probe(probe_options(config))
+    # What is to be learned from has to be counted whole.
+    probe = Probe(replace(probe_options(config), quiet=math.inf, rest=math.inf))
     loads = records = 0
     # What training will call known has to be so while it is recorded: a load without a file begins
     # with the first global that is not.

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dynahugd.loads.load import Act, Load
 from dynahugd.probes.batch import Batch
-from dynahugd.probes.layout import HALF, Bank, Flag, Kind, Reason, State
+from dynahugd.probes.layout import HALF, Bank, Exact, Flag, Kind, Reason, State
 
 __all__ = ["Tracker", "Update"]
 
@@ -89,6 +89,7 @@ class Tracker:
             update = updates.setdefault(load_id, Update(load))
             if kind == Kind.BEGIN:
                 load.begin = int(record["args"][2])
+                load.uncounted = bool(int(record["flags"]) & Flag.UNCOUNTED)
                 fact = facts.get(load_id)
                 if fact is not None:
                     load.exe, load.cwd = fact.exe, fact.cwd
@@ -192,10 +193,11 @@ class Tracker:
         load.counters = counters
         load.lost = max(load.lost, int(state["lost"]))
         load.refs = int(state["refs"])
-        load.exact |= bool(state["exact"])
-        if load.exact and load.format == "unknown":
+        exact = int(state["exact"])
+        load.exact |= exact == Exact.EXACT
+        if exact and load.format == "unknown":
             load.format = "pickle"  # its file was out of reach, but the unpickler has read it
-        load.inside |= bool(counters[Bank.WITHIN].any())
+        load.inside |= exact == Exact.UNPROVEN or bool(counters[Bank.WITHIN].any())
         if moved:
             updates.setdefault(load.id, Update(load))
         if int(state["state"]) == State.ENDED and not load.end:

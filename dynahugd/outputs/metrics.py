@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -20,6 +20,7 @@ from dynahugd.escape import escape
 from dynahugd.outputs.tally import FAR, Histogram, Tally
 from dynahugd.probes.formats import FORMATS
 from dynahugd.probes.layout import Kind, Loss
+from dynahugd.probes.stages import ProbeStage
 from dynahugd.verdicts import VerdictKind
 
 __all__ = ["METRICS", "DaemonCollector", "Snapshot", "documentation", "registry"]
@@ -58,7 +59,15 @@ METRICS = tuple(
             "counter",
             ("reason",),
             "Losses: ring = no room for a record; loads, tasks, files = a table was full; depth = "
-            "unpicklings nested deeper than the kernel's return probes.",
+            "unpicklings nested deeper than the kernel's return probes; late = an interpreter went "
+            "on before its system calls were watched.",
+        ),
+        (
+            "dynahugd_probe_stage",
+            "gauge",
+            ("stage",),
+            "1 for how much is attached: resting = nothing to system calls, no ML process lives; "
+            "watching = to telling ones; counting = to all, lately something was loaded or began.",
         ),
         (
             "dynahugd_interpreters",
@@ -124,6 +133,7 @@ class Snapshot:
     tally: Tally
     loads_open: int
     lost: dict[Loss, int]
+    stage: ProbeStage
     interpreters: dict[str, int]
     build: dict[str, str]
     baseline: dict[str, str]
@@ -149,6 +159,14 @@ def _counter(name: str, values: Iterable[tuple[tuple[str, ...], float]]) -> Coun
 
 def _gauge(name: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, _BY_NAME[name].help, value)
+
+
+def _gauges(name: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    """A gauge by the value of its only label."""
+    family = GaugeMetricFamily(name, _BY_NAME[name].help, labels=_BY_NAME[name].labels)
+    for label, value in values.items():
+        family.add_metric((label,), value)
+    return family
 
 
 class DaemonCollector(Collector):
@@ -187,12 +205,10 @@ class DaemonCollector(Collector):
         yield _counter(
             "dynahugd_records_lost", (((loss.name.lower(),), now.lost[loss]) for loss in Loss)
         )
-        interpreters = GaugeMetricFamily(
-            "dynahugd_interpreters", _BY_NAME["dynahugd_interpreters"].help, labels=("state",)
+        yield _gauges(
+            "dynahugd_probe_stage", {stage.value: stage == now.stage for stage in ProbeStage}
         )
-        for state, count in now.interpreters.items():
-            interpreters.add_metric((state,), count)
-        yield interpreters
+        yield _gauges("dynahugd_interpreters", now.interpreters)
         yield InfoMetricFamily(
             "dynahugd_baseline",
             _BY_NAME["dynahugd_baseline"].help,

@@ -19,8 +19,12 @@ from dynahugd.probes.loaders import Programs
 
 __all__ = [
     "Uprobe",
-    "attach_core",
+    "attach_call",
+    "attach_counting",
+    "attach_opens",
+    "attach_tasks",
     "attach_uprobes",
+    "event_of",
     "multi_uprobes",
     "tracefs",
 ]
@@ -32,6 +36,9 @@ _PERF_TYPE_TRACEPOINT = 2
 _PERF_EVENT_IOC_ENABLE = 0x2400
 _PERF_EVENT_IOC_SET_BPF = 0x40042408
 _OPENS = ("sys_exit_open", "sys_exit_openat", "sys_exit_openat2")
+
+#: Tracepoints are named by the kernel's functions, where these are named otherwise than the calls.
+_EVENTS = {"umount2": "umount"}
 
 #: (name of the program, file offset, whether it runs at the return instead of the entry)
 Uprobe = tuple[str, int, bool]
@@ -76,30 +83,56 @@ def _perf(program: int, event: int) -> list[int]:
     return [event]
 
 
-def attach_core(programs: Programs) -> list[int]:
-    """Attach everything but uprobes; the descriptors, to be closed to detach.
+def _refused(error: OSError) -> DynahugError:
+    return DynahugError(
+        f"the kernel refuses a tracepoint ({error.strerror}): run as root, or with CAP_BPF, "
+        "CAP_PERFMON and CAP_DAC_READ_SEARCH"
+    )
 
-    Tasks first and system calls last, so that no thread is seen half.
-    """
+
+def attach_tasks(programs: Programs) -> list[int]:
+    """Attach to fork, exec and exit; the descriptors, to be closed to detach."""
     fds: list[int] = []
     try:
         for name in ("fork", "exec", "exit"):
             program = programs.fds[f"dh_{name}"]
             fds.append(kernel.open_raw_tracepoint(program, f"sched_process_{name}"))
-        fds += _attach_opens(programs)
-        fds.append(kernel.open_raw_tracepoint(programs.fds["dh_enter"], "sys_enter"))
     except OSError as error:
         for fd in fds:
             os.close(fd)
-        raise DynahugError(
-            f"the kernel refuses a tracepoint ({error.strerror}): run as root, or with CAP_BPF, "
-            "CAP_PERFMON and CAP_DAC_READ_SEARCH"
-        ) from error
+        raise _refused(error) from error
     return fds
 
 
-def _attach_opens(programs: Programs) -> list[int]:
-    """Attach to the returns of the calls that open files, or of all, where only that is allowed."""
+def attach_counting(programs: Programs) -> int:
+    """Attach to every system call of the host; the descriptor."""
+    try:
+        return kernel.open_raw_tracepoint(programs.fds["dh_enter"], "sys_enter")
+    except OSError as error:
+        raise _refused(error) from error
+
+
+def event_of(name: str) -> str:
+    """The tracepoint at the entry of a system call."""
+    return f"sys_enter_{_EVENTS.get(name, name)}"
+
+
+def attach_call(programs: Programs, name: str) -> list[int]:
+    """Attach to one system call by a tracepoint of its own; nothing where the kernel has none.
+
+    Raises OSError as the kernel does.
+    """
+    event = event_of(name)
+    if not (tracefs() / "events/syscalls" / event).is_dir():
+        return []
+    return _tracepoint(programs.fds["dh_call"], f"syscalls/{event}")
+
+
+def attach_opens(programs: Programs) -> tuple[list[int], bool]:
+    """Attach to the returns of the calls that open files, or of all, where only that is allowed.
+
+    The descriptors, and whether system calls can have tracepoints of their own.
+    """
     fds: list[int] = []
     try:
         for event in _OPENS:
@@ -109,8 +142,15 @@ def _attach_opens(programs: Programs) -> list[int]:
         # As with kernel.perf_event_paranoid above 2, without CAP_SYS_ADMIN.
         for fd in fds:
             os.close(fd)
-        return [kernel.open_raw_tracepoint(programs.fds["dh_returned"], "sys_exit")]
-    return fds
+        try:
+            return [kernel.open_raw_tracepoint(programs.fds["dh_returned"], "sys_exit")], False
+        except OSError as error:
+            raise _refused(error) from error
+    except OSError as error:
+        for fd in fds:
+            os.close(fd)
+        raise _refused(error) from error
+    return fds, True
 
 
 def attach_uprobes(programs: Programs, path: str, uprobes: list[Uprobe]) -> list[int]:

@@ -28,6 +28,9 @@ _LIBTORCH = re.compile(rb"^libtorch[^/]*\.so")
 _FOLDERS = ("/usr/bin", "/usr/local/bin", "/opt/conda/bin")
 _LIBRARIES = ("/lib/python3*/lib-dynload/_pickle*.so", "/lib/libpython3*.so*")
 
+#: ... and the libraries by which other programs embed them.
+_EMBEDDED = ("/usr/lib/libpython3*.so*", "/usr/lib/*/libpython3*.so*", "/usr/lib64/libpython3*.so*")
+
 #: More files than any host has; a process that makes interpreters by the thousand is hostile.
 MAX_FILES = 512
 
@@ -182,6 +185,10 @@ class Interpreters:
                 if _INTERPRETER.match(os.path.basename(os.fsencode(path))):
                     path = os.path.realpath(path)
                     self.cover(path, path)
+        for pattern in _EMBEDDED:
+            for path in glob.glob(pattern):
+                path = os.path.realpath(path)
+                self.cover(path, path)
         path = os.path.realpath(sys.executable)
         self.cover(path, path)
 
@@ -203,19 +210,22 @@ class Interpreters:
         for entry in os.listdir("/proc"):
             if not entry.isdigit() or int(entry) == os.getpid():
                 continue
-            tgid = int(entry)
-            is_ml = False
-            for path in mapped_files(tgid):
-                name = os.path.basename(path)
-                if _INTERPRETER.match(name):
-                    is_ml = True
-                    text = os.fsdecode(path)
-                    self.cover(f"/proc/{tgid}/root{text}", text)
-                elif _LIBTORCH.match(name):
-                    is_ml = True
-            if is_ml:
-                found.append(tgid)
+            if self.look(int(entry)):
+                found.append(int(entry))
         return found
+
+    def look(self, tgid: int) -> bool:
+        """Attach to the interpreters that a process maps; whether it is an ML process."""
+        is_ml = False
+        for path in mapped_files(tgid):
+            name = os.path.basename(path)
+            if _INTERPRETER.match(name):
+                is_ml = True
+                text = os.fsdecode(path)
+                self.cover(f"/proc/{tgid}/root{text}", text)
+            elif _LIBTORCH.match(name):
+                is_ml = True
+        return is_ml
 
     def release_gone(self) -> None:
         """Detach from files that no longer exist where they were and that no process runs.

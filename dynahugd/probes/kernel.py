@@ -22,8 +22,10 @@ __all__ = [
     "link_perf_event",
     "link_uprobes",
     "lookup_element",
+    "next_key",
     "open_perf_event",
     "open_raw_tracepoint",
+    "pop_element",
     "push_element",
     "update_element",
 ]
@@ -50,7 +52,7 @@ class AttachType(IntEnum):
     TRACE_UPROBE_MULTI = 48
 
 
-_CREATE, _LOOKUP, _UPDATE, _DELETE = 0, 1, 2, 3
+_CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _POP = 0, 1, 2, 3, 4, 21
 _RAW_TRACEPOINT_OPEN, _LINK_CREATE = 17, 28
 _UPROBE_MULTI_RETURN = 1
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -110,16 +112,30 @@ def push_element(fd: int, value: bytes) -> None:
     update_element(fd, b"", value)
 
 
-def lookup_element(fd: int, key: bytes, size: int) -> bytes | None:
-    """An element of ``size`` bytes of a map, or None."""
+def _found(command: int, fd: int, key: bytes, size: int) -> bytes | None:
     value = ctypes.create_string_buffer(size)
     try:
-        _element(_LOOKUP, fd, key, value)
+        _element(command, fd, key, value)
     except OSError as error:
         if error.errno == errno.ENOENT:
             return None
         raise
     return value.raw
+
+
+def pop_element(fd: int, size: int) -> bytes | None:
+    """Take the oldest element, of ``size`` bytes, out of a queue map; None when it is empty."""
+    return _found(_POP, fd, b"", size)
+
+
+def next_key(fd: int, key: bytes, size: int) -> bytes | None:
+    """The key, of ``size`` bytes, after ``key`` in a hash map, or the first after ``b""``."""
+    return _found(_NEXT_KEY, fd, key, size)
+
+
+def lookup_element(fd: int, key: bytes, size: int) -> bytes | None:
+    """An element of ``size`` bytes of a map, or None."""
+    return _found(_LOOKUP, fd, key, size)
 
 
 def delete_element(fd: int, key: bytes) -> None:

@@ -17,12 +17,15 @@ __all__ = [
     "GLOBAL_KEY",
     "HALF",
     "LOAD",
+    "MARKS",
+    "NEVER",
     "RECORD",
     "SEEN",
     "SUFFIX",
     "TASK",
     "TEXT",
     "Bank",
+    "Exact",
     "Flag",
     "Kind",
     "Loss",
@@ -34,8 +37,10 @@ __all__ = [
 TEXT = 256
 HALF = 128
 SUFFIX = 16
+MARKS = 8
 SEEN = 64
 BANKS = 3
+NEVER = 2**64 - 1
 
 
 class Kind(IntEnum):
@@ -61,6 +66,7 @@ class Flag(IntFlag):
     UNREADABLE = 0x10
     MEMORY = 0x20
     WIDE = 0x40
+    UNCOUNTED = 0x80
 
 
 class Reason(IntEnum):
@@ -97,6 +103,14 @@ class Loss(IntEnum):
     TASKS = 2
     FILES = 3
     DEPTH = 4
+    LATE = 5
+
+
+class Exact(IntEnum):
+    """Whether a descriptor was read by an unpickling: ``enum dh_exact``; 0 where none was there."""
+
+    EXACT = 1
+    UNPROVEN = 2
 
 
 class TaskFlag(IntFlag):
@@ -153,6 +167,8 @@ COUNTERS = np.dtype([("calls", "<u8", (BANKS, 512))])
 CONFIG = np.dtype(
     [
         ("rejoin", "<u8"),
+        ("watched", "<u8"),
+        ("counted", "<u8"),
         ("self", "<u4"),
         ("task_pid", "<u4"),
         ("program_filename", "<u4"),

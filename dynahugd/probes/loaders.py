@@ -32,6 +32,7 @@ _TRACEPOINT, _RAW_TRACEPOINT, _KPROBE = 5, 17, 2
 #: Type of each program (``enum bpf_prog_type``); uprobe programs have the type of kprobes.
 PROGRAMS = {
     "dh_enter": _RAW_TRACEPOINT,
+    "dh_call": _TRACEPOINT,
     "dh_opened": _TRACEPOINT,
     "dh_returned": _RAW_TRACEPOINT,
     "dh_fork": _RAW_TRACEPOINT,

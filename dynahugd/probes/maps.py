@@ -9,6 +9,7 @@ import mmap
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,17 @@ __all__ = ["Maps", "Sizes"]
 _MMAPABLE = 1 << 10
 _PATH_MAX = 4096
 _WRAPPER_SUFFIX, _MODEL_SUFFIX = 2, 1
+_APART = 0x100
+
+#: Processes that have just executed a program, waiting to be looked at.
+_NEWCOMERS = 4096
+
+#: Tasks that are looked at for one that can load; beyond that there is one.
+_LOOKS = 64
+
+
+def _pid_max() -> int:
+    return int(Path("/proc/sys/kernel/pid_max").read_text())
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +58,13 @@ class Maps:
     loads : structured array, shape (sizes.loads,), dtype ``layout.LOAD``, shared with the kernel.
     counters : uint64 array, shape (sizes.loads, 3, 512): calls by bank and number, shared.
     losses : uint64 array, shape (len(Loss),), shared.
+    config : structured array, shape (1,), dtype ``layout.CONFIG``, shared.
     """
 
     def __init__(self, sizes: Sizes) -> None:
         self.sizes = sizes
+        # Of tasks beyond it, should it be raised later, nothing is known, and all are looked up.
+        marks = _pid_max() // layout.MARKS + 1
         specification = {
             "ring": (MapType.RINGBUF, 0, 0, sizes.ring, 0),
             "loads": (MapType.ARRAY, 4, layout.LOAD.itemsize, sizes.loads, _MMAPABLE),
@@ -57,11 +72,13 @@ class Maps:
             "losses": (MapType.ARRAY, 4, 8, len(layout.Loss), _MMAPABLE),
             "free_slots": (MapType.QUEUE, 0, 4, sizes.loads, 0),
             "tasks": (MapType.HASH, 4, layout.TASK.itemsize, sizes.tasks, 0),
+            "marks": (MapType.ARRAY, 4, layout.MARKS, marks, _MMAPABLE),
             "files": (MapType.HASH, layout.FILE_KEY.itemsize, 8, sizes.files, 0),
             "suffixes": (MapType.HASH, layout.SUFFIX, 4, 256, 0),
             "known_globals": (MapType.HASH, layout.GLOBAL_KEY.itemsize, 4, sizes.globals, 0),
             "actions": (MapType.ARRAY, 4, 4, syscalls.SYSCALLS, 0),
-            "config": (MapType.ARRAY, 4, layout.CONFIG.itemsize, 1, 0),
+            "config": (MapType.ARRAY, 4, layout.CONFIG.itemsize, 1, _MMAPABLE),
+            "newcomers": (MapType.QUEUE, 0, 4, _NEWCOMERS, 0),
             "scratches": (MapType.PERCPU_ARRAY, 4, layout.SUFFIX + _PATH_MAX + layout.TEXT, 1, 0),
         }
         self.fds: dict[str, int] = {}
@@ -82,6 +99,8 @@ class Maps:
         self.losses: npt.NDArray[np.uint64] = self._shared(
             "losses", np.dtype("<u8"), len(layout.Loss)
         )
+        self.config = self._shared("config", layout.CONFIG, 1)
+        self._marks = self._shared("marks", np.dtype("u1"), marks * layout.MARKS)
         for slot in range(sizes.loads):
             self.release(slot)
 
@@ -100,16 +119,21 @@ class Maps:
 
     def configure(self, offsets: Offsets, rejoin_ns: int) -> None:
         """Set the configuration of the kernel side and its table of system calls."""
-        config = np.zeros(1, layout.CONFIG)
+        config = self.config
         config["task_pid"], config["program_filename"] = offsets.task_pid, offsets.program_filename
         config["rejoin"], config["self"] = rejoin_ns, os.getpid()
-        kernel.update_element(self.fds["config"], bytes(4), config.tobytes())
+        config["watched"] = config["counted"] = layout.NEVER
         for number, name in enumerate(syscalls.names(syscalls.machine())):
             action = syscalls.ACTIONS.get(name)
             if action is not None:
-                kernel.update_element(
-                    self.fds["actions"], number.to_bytes(4, "little"), action.to_bytes(4, "little")
-                )
+                self.set_action(number, action)
+
+    def set_action(self, number: int, action: syscalls.Action, apart: bool = False) -> None:
+        """What is done with a system call, and whether by a tracepoint of its own."""
+        value = action | (_APART if apart else 0)
+        kernel.update_element(
+            self.fds["actions"], number.to_bytes(4, "little"), value.to_bytes(4, "little")
+        )
 
     def set_suffixes(self, models: Iterable[str], wrappers: Iterable[str]) -> None:
         """Fill the table of suffixes (without dots, any case) that tell a model file."""
@@ -154,6 +178,38 @@ class Maps:
                 kernel.update_element(self.fds["tasks"], key, task.tobytes())
             except OSError:
                 self.losses[layout.Loss.TASKS] += 1
+            else:
+                if tid < len(self._marks):
+                    self._marks[tid] = 1
+
+    def anyone(self) -> bool:
+        """Whether a living task is tracked that loads, or belongs to a load."""
+        key = b""
+        for _ in range(_LOOKS):
+            following = kernel.next_key(self.fds["tasks"], key, 4)
+            if following is None:
+                return False
+            key = following
+            value = kernel.lookup_element(self.fds["tasks"], key, layout.TASK.itemsize)
+            if value is None or not os.path.exists(f"/proc/{int.from_bytes(key, 'little')}"):
+                continue  # it has left, or had when it was to be tracked
+            task = np.frombuffer(value, layout.TASK)[0]
+            load = int(task["load"])
+            if int(task["flags"]) & layout.TaskFlag.ML or (
+                load and int(self.loads[load & 0xFFFF]["id"]) == load
+            ):
+                return True
+        return True
+
+    def newcomers(self) -> list[int]:
+        """Processes that have executed a program since the last call, while nobody was watched."""
+        found: list[int] = []
+        while len(found) < _NEWCOMERS:
+            tgid = kernel.pop_element(self.fds["newcomers"], 4)
+            if tgid is None:
+                break
+            found.append(int.from_bytes(tgid, "little"))
+        return found
 
     def forget_file(self, tgid: int, fd: int, load: int) -> None:
         """Drop the descriptor of a load that is over, unless a newer load has it now."""

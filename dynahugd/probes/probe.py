@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -16,14 +17,20 @@ from dynahugd.probes.formats import DATA_ONLY, identify, read_head
 from dynahugd.probes.interpreters import Interpreter, Interpreters
 from dynahugd.probes.layout import Flag, Kind, Loss, State
 from dynahugd.probes.maps import Maps, Sizes
+from dynahugd.probes.newcomers import Newcomers
 from dynahugd.probes.ring import Ring
+from dynahugd.probes.stages import ProbeStage, Stages
 
 __all__ = ["Options", "Probe", "decode"]
 
 _SLOT = np.uint64(0xFFFF)
 
-#: How often the interpreters' files are looked at, in seconds.
-_RELEASE_EVERY = 10.0
+#: How often the interpreters' files are looked at, and whether anyone is tracked, in seconds.
+_RELEASE_EVERY, _LIVING_EVERY = 10.0, 1.0
+
+#: CPU time that an interpreter takes at least from its execution to its first line, in ns: CPython
+#: takes 5 to 10 ms, without its library as well.
+_HEADSTART = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,8 @@ class Options:
         before decides.
     hop : seconds between two looks at all open loads.
     idle : seconds after which a load whose descriptor is left alone has ended.
+    quiet, rest : seconds without a load, and without an ML process, after which less is attached;
+        see :mod:`dynahugd.probes.stages`.
     """
 
     loader: str = "auto"
@@ -46,6 +55,8 @@ class Options:
     hop: float = 0.25
     idle: float = 30.0
     rejoin: float = 1.0
+    quiet: float = 30.0
+    rest: float = 30.0
 
 
 #: Processes whose executable is remembered.
@@ -62,6 +73,15 @@ def _readlink(path: str) -> str:
         return os.readlink(path)
     except OSError:
         return ""
+
+
+def _has_run(tgid: int) -> float:
+    """CPU time that the first thread of a process has had, in ns; inf when it is gone."""
+    try:
+        with open(f"/proc/{tgid}/schedstat") as schedstat:
+            return int(schedstat.read().split()[0])
+    except (OSError, ValueError, IndexError):
+        return math.inf
 
 
 class Probe:
@@ -85,13 +105,18 @@ class Probe:
             self._programs = loaders.load(options.loader, self.maps.fds, attach.multi_uprobes())
             self._ring = Ring(self.maps.fds["ring"], options.sizes.ring)
             self.interpreters = Interpreters(self._programs, report)
-            self._attached = attach.attach_core(self._programs)
+            self._attached = attach.attach_tasks(self._programs)
+            self.stages = Stages(self._programs, self.maps, options.quiet, options.rest)
+            self.stages.wake()
         except BaseException:
             self.close()
             raise
         self._exes: dict[int, str] = {}
+        self._anyone = False
         self._next_hop = time.monotonic()
         self._next_release = time.monotonic() + _RELEASE_EVERY
+        self._next_living = time.monotonic()
+        self._newcomers = Newcomers(self.maps.newcomers, self.interpreters.look)
 
     @property
     def loader(self) -> str:
@@ -102,16 +127,22 @@ class Probe:
         """Attach to the interpreters that run now or are installed; track the former."""
         self.interpreters.cover_installed()
         for tgid in self.interpreters.scan():
-            try:
-                for tid in os.listdir(f"/proc/{tgid}/task"):
-                    self.maps.track(tgid, int(tid))
-            except OSError:
-                continue
+            self._track(tgid)
+
+    def _track(self, tgid: int) -> None:
+        """Track a process that was running already, and watch its calls from now on."""
+        try:
+            for tid in os.listdir(f"/proc/{tgid}/task"):
+                self.maps.track(tgid, int(tid))
+        except OSError:
+            return
+        self.stages.wake()
 
     def adopt(self, options: Options) -> None:
         """Watch by other options from now on; loader and sizes stay as they are."""
         self.maps.set_suffixes(options.suffixes, options.wrappers)
         self.options = replace(options, loader=self.options.loader, sizes=self.options.sizes)
+        self.stages.quiet, self.stages.rest = options.quiet, options.rest
 
     def know_globals(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Globals (module, name) that make no load of an unpickling without a file."""
@@ -123,16 +154,19 @@ class Probe:
         pause = max(0.0, self._next_hop - time.monotonic())
         self._ring.wait(pause if timeout is None else min(pause, timeout))
         records = self._ring.read()
+        telling = records[(records["kind"] == Kind.BEGIN) | (records["kind"] == Kind.RUNTIME)]
+        if telling.size:
+            self._wake(telling)
         now = time.monotonic()
         hop = now >= self._next_hop
         if hop:
             self._next_hop = now + self.options.hop
             self._end_idle(int(now * 1e9))
+            self._turn(now)
             if now >= self._next_release:
                 self._next_release = now + _RELEASE_EVERY
                 self.interpreters.release_gone()
         facts = []
-        telling = records[(records["kind"] == Kind.BEGIN) | (records["kind"] == Kind.RUNTIME)]
         for record in telling[telling["kind"] == Kind.RUNTIME]:
             # All of them first: to look into an interpreter takes longer than some processes live.
             self._remember_exe(int(record["tgid"]), decode(record["text"].tobytes()))
@@ -151,6 +185,23 @@ class Probe:
             tuple(facts),
             self.maps.losses.copy(),
         )
+
+    def _wake(self, telling: npt.NDArray[np.void]) -> None:
+        """Count from now on; if nothing was watched when an ML process began, was it in time?"""
+        rested = self.stages.stage is ProbeStage.RESTING
+        self.stages.wake()
+        if rested:
+            late = sum(_has_run(int(tgid)) > _HEADSTART for tgid in np.unique(telling["tgid"]))
+            self.maps.losses[Loss.LATE] += late
+
+    def _turn(self, now: float) -> None:
+        """Attach to less, if there is less to be seen."""
+        for tgid in self._newcomers.turn(now):
+            self._track(tgid)
+        if now >= self._next_living:
+            self._next_living = now + _LIVING_EVERY
+            self._anyone = self.maps.anyone()
+        self.stages.turn(now, self._anyone, bool((self.maps.loads["state"] != State.FREE).any()))
 
     def _remember_exe(self, tgid: int, shown: str) -> None:
         """Short-lived processes are gone before their load is looked at.
@@ -234,6 +285,8 @@ class Probe:
 
     def close(self) -> None:
         """Detach everything, newest first."""
+        if hasattr(self, "stages"):
+            self.stages.close()
         for fd in reversed(self._attached):
             os.close(fd)
         self._attached.clear()
