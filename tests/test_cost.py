@@ -103,7 +103,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
         [sys.executable, "-m", "benchmarks.cost", "--tiny", "--only", *parts],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

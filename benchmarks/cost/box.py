@@ -10,12 +10,13 @@ import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.cost.figures import Goal, Row, Samples, Section, Table, seconds
 from benchmarks.cost.level import Level
-from benchmarks.cost.plan import TASKS, Measurement, State, script
+from benchmarks.cost.plan import STAGE, TASKS, Measurement, State, script
 from benchmarks.cost.programs import compile_c
 from tests.servers import free_port
 
@@ -28,7 +29,9 @@ measured is bound to core 0, so that a ratio is one of CPU time; the daemon runs
 scheduler puts it. "Idle": a Python lives that has loaded a pickle and sleeps. "Loads": a Python on
 core 1 loads a pickle of 100 MB all the time; its base is the same without the daemon. Redis:
 redis-server and redis-benchmark (GET and SET by 20 connections) on loopback. A system call "of an
-ML process" is one of a C program whose name begins with "python".
+ML process" is one of a C program whose name begins with "python". The daemon attaches to system
+calls in stages, here a second after there is less to be seen instead of half a minute; ML processes
+that are measured are new, so that all their calls are looked at, but for training, which is longer.
 """
 _OFF, _AGAIN, _NONE, _IDLE, _LOADS_OFF, _LOADS = (
     "no daemon",
@@ -120,16 +123,14 @@ def _measurements(level: Level, folder: Path, port: int) -> list[Measurement]:
     redis = ("redis-benchmark", "-p", str(port), "-t", "get,set", "-c", "20", "-n", requests)
     found = [
         Measurement(_ORDINARY, (ordinary, calls)),
-        Measurement(_OF_ML, (of_ml, calls), alone),
-        Measurement(_IN_LOAD, (of_ml, calls, small), alone),
+        Measurement(_OF_ML, (of_ml, calls), alone, True),
+        Measurement(_IN_LOAD, (of_ml, calls, small), alone, True),
         Measurement(_REDIS, (*redis, "--csv")),
     ]
     if level is not Level.TINY:
         training = (sys.executable, "-W", "ignore", "-c", _TRAINS, steps, batches)
-        found.append(Measurement(_TRAINING, training, with_ml))
-    return [
-        Measurement(item.name, ("taskset", "-c", "0", *item.command), item.states) for item in found
-    ]
+        found.append(Measurement(_TRAINING, training, with_ml, True))
+    return [replace(item, command=("taskset", "-c", "0", *item.command)) for item in found]
 
 
 def become(level: Level, folder: Path, then: Sequence[str]) -> NoReturn:
@@ -166,20 +167,23 @@ def _figures(file: Path) -> dict[str, float]:
     return {file.name: float(text) / 1e9}
 
 
-def _read(folder: Path) -> tuple[Samples, dict[str, list[int]]]:
-    """All samples, and the numbers of tasks that the daemon tracked, by condition."""
+def _read(folder: Path) -> tuple[Samples, dict[str, list[int]], dict[str, set[str]]]:
+    """All samples; the numbers of tasks that the daemon tracked, and its stages, by condition."""
     samples = Samples()
     tasks: dict[str, list[int]] = {}
+    stages: dict[str, set[str]] = {}
     for file in sorted(folder.glob("[0-9]*/*/*")):
         turn, condition = int(file.parts[-3]), file.parts[-2]
         if file.name == TASKS:
             with suppress(ValueError):  # the daemon has no such map
                 tracked = len(json.loads(file.read_text()))
                 tasks.setdefault(condition, []).append(tracked)
+        elif file.name == STAGE:
+            stages.setdefault(condition, set()).add(file.read_text().strip())
         elif file.name not in ("program", "daemon"):
             for case, value in _figures(file).items():
                 samples.add(case, condition, turn, value)
-    return samples, tasks
+    return samples, tasks, stages
 
 
 def _rows(samples: Samples) -> Iterator[Row]:
@@ -206,11 +210,15 @@ def _rows(samples: Samples) -> Iterator[Row]:
 
 def measure(results: Path) -> Section:
     """What the shell has measured into a folder."""
-    samples, tasks = _read(results)
+    samples, tasks, stages = _read(results)
     notes = [
         f'the daemon tracked {min(found)} to {max(found)} tasks under "{condition}" '
         "(`bpftool map dump`)"
         for condition, found in tasks.items()
+    ]
+    notes += [
+        f'its stage was {" or ".join(sorted(found))} under "{condition}"'
+        for condition, found in stages.items()
     ]
     if max(tasks.get(_NONE, [0])) > 0:
         notes.append(

@@ -14,10 +14,14 @@ from pathlib import Path
 
 from benchmarks.cost.watching import READY, TASKS_MAP, command
 
-__all__ = ["TASKS", "Measurement", "State", "script"]
+__all__ = ["STAGE", "TASKS", "Measurement", "State", "script"]
 
-#: The case that is not measured but asked: the tasks that the daemon tracks meanwhile.
-TASKS = "tasks"
+#: What is not measured but asked: the tasks that the daemon tracks meanwhile, and its stage when
+#: the first measurements are done.
+TASKS, STAGE = "tasks", "stage"
+
+#: The daemon goes down from stage to stage after a second, instead of half a minute.
+_CONFIGURATION = "[probe]\nquiet = 1\nrest = 1\n"
 
 _FUNCTIONS = """\
 set -u
@@ -36,6 +40,11 @@ tasks() {
     for id in $(sed -n 's/^map_id:[[:space:]]*//p' "/proc/$1/fdinfo"/* 2> /dev/null | sort -u); do
         bpftool map show id "$id" | grep -q " name $2 " && bpftool -j map dump id "$id"
     done
+}
+stage() {
+    port=$(sed -n 's|.*http://127.0.0.1:\\([0-9]*\\)/metrics.*|\\1|p' "$1")
+    bash -c 'exec 3<> "/dev/tcp/127.0.0.1/$0"; echo "GET /metrics HTTP/1.0" >&3; echo >&3
+        cat <&3' "$port" | sed -n 's/^dynahugd_probe_stage{stage="\\(.*\\)"} 1.0/\\1/p'
 }
 note() {
     echo "  round $(($1 + 1)): $2" >&2
@@ -61,23 +70,33 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """A command that prints figures, and the states in which it is run; empty: in all."""
+    """A command that prints figures, and the states in which it is run; empty: in all.
+
+    ``wakes``: it is an ML process itself, so what the daemon has attached changes with it.
+    """
 
     name: str
     command: tuple[str, ...]
     states: frozenset[str] = frozenset()
+    wakes: bool = False
 
 
-def _in_state(state: State, turn: int, measurements: Sequence[Measurement]) -> Iterator[str]:
+def _in_state(
+    folder: Path, state: State, turn: int, measurements: Sequence[Measurement]
+) -> Iterator[str]:
     yield f"note {turn} {shlex.quote(state.name)}"
     if state.program:
         yield f"{shlex.join(state.program)} > program 2>&1 &\nprogram=$!\nsaid . program $program"
     if state.daemon:
-        yield f"{shlex.join(command())} > /dev/null 2> daemon &\ndaemon=$!"
-        yield f"said {shlex.quote(READY)} daemon $daemon"
-    for item in measurements:
-        if not item.states or state.name in item.states:
-            yield f"{shlex.join(item.command)} > {shlex.quote(item.name)} || exit 1"
+        options = ("--config", str(folder / "dynahugd.toml"))
+        yield f"{shlex.join(command(*options))} > /dev/null 2> daemon &\ndaemon=$!"
+        yield f"said {shlex.quote(READY)} daemon $daemon\nsleep 4"
+    for wakes in (False, True):
+        for item in measurements:
+            if item.wakes is wakes and (not item.states or state.name in item.states):
+                yield f"{shlex.join(item.command)} > {shlex.quote(item.name)} || exit 1"
+        if state.daemon and not wakes:
+            yield f"stage daemon > {STAGE}"
     if state.daemon:
         yield f"tasks $daemon {TASKS_MAP} > {TASKS}\nstop daemon"
     if state.program:
@@ -93,7 +112,7 @@ def script(
     server: tuple[Sequence[str], str],
     then: Sequence[str],
 ) -> str:
-    """A script that measures and becomes another program in the end.
+    """A script that measures and becomes another program in the end; what it reads is written.
 
     Parameters
     ----------
@@ -102,6 +121,7 @@ def script(
     then : the command that it becomes.
     """
     place = shlex.quote(str(folder))
+    (folder / "dynahugd.toml").write_text(_CONFIGURATION)
     lines = [
         _FUNCTIONS,
         f"trap 'kill $server $daemon $program 2> /dev/null; rm -rf {place}' EXIT",
@@ -111,6 +131,6 @@ def script(
     ]
     for turn in range(rounds):
         for state in states[:: -1 if turn % 2 else 1]:
-            lines += _in_state(state, turn, measurements)
+            lines += _in_state(folder, state, turn, measurements)
     lines.append(f'stop server\ntrap - EXIT\ncd "$home"\nexec {shlex.join(then)}')
     return "\n".join(lines) + "\n"
