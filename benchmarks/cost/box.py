@@ -17,7 +17,7 @@ from typing import NoReturn
 from benchmarks.cost.figures import Goal, Row, Samples, Section, Table, seconds
 from benchmarks.cost.level import Level
 from benchmarks.cost.plan import STAGE, TASKS, Measurement, State, script
-from benchmarks.cost.programs import compile_c
+from benchmarks.cost.programs import compile_bpf, compile_c
 from tests.servers import free_port
 
 __all__ = ["become", "measure"]
@@ -32,10 +32,14 @@ redis-server and redis-benchmark (GET and SET by 20 connections) on loopback. A 
 ML process" is one of a C program whose name begins with "python". The daemon attaches to system
 calls in stages, here a second after there is less to be seen instead of half a minute; ML processes
 that are measured are new, so that all their calls are looked at, but for training, which is longer.
+"A tracepoint" is a program that does nothing on a call that nobody makes, "an empty program" one on
+every call: less cannot be attached.
 """
-_OFF, _AGAIN, _NONE, _IDLE, _LOADS_OFF, _LOADS = (
+_OFF, _AGAIN, _ONE, _EVERY, _NONE, _IDLE, _LOADS_OFF, _LOADS = (
     "no daemon",
     "no daemon, again",
+    "no daemon, a tracepoint",
+    "no daemon, an empty program",
     "daemon, no ML process",
     "daemon, idle ML process",
     "loads, no daemon",
@@ -98,13 +102,15 @@ _GOALS = {
 }
 
 
-def _states(model: Path) -> list[State]:
+def _states(folder: Path, model: Path) -> list[State]:
     last = str((os.cpu_count() or 1) - 1)
     sleeps = (sys.executable, "-c", _SLEEPS, str(model.with_name("small.pkl")))
     loads = ("taskset", "-c", last, sys.executable, "-c", _LOADS_ON, str(model))
     return [
         State(_OFF, False),
         State(_AGAIN, False),
+        State(_ONE, False, (str(folder / "least"), str(folder / "least.o"), "one")),
+        State(_EVERY, False, (str(folder / "least"), str(folder / "least.o"), "every")),
         State(_NONE, True),
         State(_IDLE, True, sleeps),
         State(_LOADS_OFF, False, loads),
@@ -137,6 +143,8 @@ def become(level: Level, folder: Path, then: Sequence[str]) -> NoReturn:
     """Measure as a shell, into the folder, and then become another program."""
     compile_c("getppid", folder / "getppid")
     compile_c("getppid", folder / "python-getppid")
+    compile_bpf("least", folder / "least.o")
+    compile_c("least", folder / "least", "bpf")
     (folder / "small.pkl").write_bytes(pickle.dumps(list(range(100))))
     model = folder / "model.pkl"
     model.write_bytes(pickle.dumps(os.urandom(level.pick(100_000_000, 100_000_000, 1_000_000))))
@@ -144,7 +152,7 @@ def become(level: Level, folder: Path, then: Sequence[str]) -> NoReturn:
     server = ("redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "")
     text = script(
         folder,
-        _states(model),
+        _states(folder, model),
         _measurements(level, folder, port),
         level.pick(5, 2, 1),
         (("taskset", "-c", "0", *server), "Ready to accept"),
@@ -189,7 +197,7 @@ def _read(folder: Path) -> tuple[Samples, dict[str, list[int]], dict[str, set[st
 def _rows(samples: Samples) -> Iterator[Row]:
     """A row for each case and condition; a condition with loads has a base of its own."""
     for case in (_ORDINARY, _OF_ML, _IN_LOAD, _REDIS, _STEP, _EPOCH):
-        for condition in (_AGAIN, _NONE, _IDLE, _LOADS):
+        for condition in (_AGAIN, _ONE, _EVERY, _NONE, _IDLE, _LOADS):
             base = _LOADS_OFF if condition == _LOADS else _OFF
             if samples.rounds(case, condition):
                 ratio = samples.ratio(case, condition, base)

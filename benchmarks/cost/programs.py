@@ -15,12 +15,11 @@ __all__ = ["compile_bpf", "compile_c"]
 _SOURCES = Path(__file__).parent / "c"
 
 
-def compile_c(source: str, program: Path) -> Path:
+def compile_c(source: str, program: Path, *libraries: str) -> Path:
     """Compile ``c/<source>.c`` to an executable; the executable."""
-    subprocess.run(
-        ["gcc", "-O2", "-Wall", "-pthread", "-o", str(program), str(_SOURCES / f"{source}.c")],
-        check=True,
-    )
+    flags = ["-O2", "-Wall", "-pthread", "-o", str(program)]
+    links = [f"-l{library}" for library in libraries]
+    subprocess.run(["gcc", *flags, str(_SOURCES / f"{source}.c"), *links], check=True)
     return program
 
 
