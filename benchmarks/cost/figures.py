@@ -117,16 +117,24 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; the columns of goals come by themselves."""
+    """A table; the columns of goals come by themselves.
+
+    Attributes
+    ----------
+    about : how it was measured, if the section's does not say so.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[Row, ...]
+    about: str = ""
 
     def lines(self) -> Iterator[str]:
         """Markdown."""
         if self.title:
             yield f"### {self.title}\n"
+        if self.about:
+            yield fill(" ".join(self.about.split()), 100) + "\n"
         yield f"| {' | '.join((*self.header, 'goal', 'result'))} |"
         yield "|" + "---|" * (len(self.header) + 2)
         for row in self.rows:

@@ -14,7 +14,8 @@ int main(int argc, char **argv)
 	object = bpf_object__open_file(argv[1], NULL);
 	if (!object)
 		return 1;
-	bpf_object__for_each_program(program, object) {
+	bpf_object__for_each_program(program, object)
+	{
 		int is = !strcmp(bpf_program__name(program), argv[2]);
 
 		bpf_program__set_autoload(program, is);
