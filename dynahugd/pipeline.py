@@ -37,12 +37,29 @@ class Rules:
     linger: float = 30.0
 
 
+#: Loads whose rows are scored together: an alert does not wait for more than these.
+_TOGETHER = 64
+
+
 @dataclass(slots=True)
 class _Progress:
-    worst: Score
+    """What is known of a load. ``scored``: its whole row and the score of that, the latest ones."""
+
+    worst: Score | None = None
+    scored: tuple[Row, Score] | None = None
     alerted: bool = False
     ended: bool = False
     rows: list[Row] = field(default_factory=list)
+
+    def take(self, scores: list[Score]) -> None:
+        """Take in the scores of the rows that the load has now."""
+        worst = max(scores, key=lambda score: -score.p_value)
+        if (
+            self.worst is None
+            or worst.p_value < self.worst.p_value
+            or (worst.p_value == self.worst.p_value and worst.score > self.worst.score)
+        ):
+            self.worst = worst
 
     def keep(self, rows: list[Row]) -> None:
         """Keep rows to learn from: of a long load ever fewer of the earlier ones."""
@@ -91,6 +108,8 @@ class Pipeline:
         """
         self._baseline = baseline
         self._builder.classifier = Classifier(baseline.known_globals)
+        for progress in self._progress.values():
+            progress.scored = None
         if rules is not None:
             self._rules, self._learner = rules, learner
             self._tracker.linger = int(rules.linger * 1e9)
@@ -104,51 +123,70 @@ class Pipeline:
         clock : CLOCK_MONOTONIC in ns at which a verdict is given; default: the batch's time, so
             that a replay says the same each time.
         """
-        for update in self._tracker.update(batch):
-            yield from self._judge(update, batch.time, clock or (lambda: batch.time))
+        updates = self._tracker.update(batch)
+        yield from self._take(updates, batch.time, clock or (lambda: batch.time))
 
     def stop(self, time: int) -> Iterator[Verdict]:
         """Verdicts on what is open when the daemon stops."""
-        for update in self._tracker.cut_short(time):
-            yield from self._judge(update, time, lambda: time)
+        yield from self._take(list(self._tracker.cut_short(time)), time, lambda: time)
 
-    def _judge(self, update: Update, time: int, clock: Callable[[], int]) -> Iterator[Verdict]:
-        load = update.load
-        self._builder.add(load, update.acts)
-        progress = self._progress.get(load.id)
-        if load.is_model:
+    def _take(
+        self, updates: list[Update], time: int, clock: Callable[[], int]
+    ) -> Iterator[Verdict]:
+        for first in range(0, len(updates), _TOGETHER):
+            some = updates[first : first + _TOGETHER]
+            self._score(some, time)
+            for update in some:
+                yield from self._judge(update, clock)
+
+    def _score(self, updates: list[Update], time: int) -> None:
+        """Score the rows of some loads that differ from what they were when they were scored."""
+        changed: list[tuple[_Progress, list[Row]]] = []
+        new: list[Row] = []
+        for update in updates:
+            load = update.load
+            self._builder.add(load, update.acts)
+            if not load.is_model:
+                continue
+            progress = self._progress.setdefault(load.id, _Progress())
             rows = self._builder.build(load, time)
-            scores = [self._baseline.score(row) for row in rows]
-            worst = max(scores, key=lambda score: -score.p_value)
-            if progress is None:
-                progress = self._progress[load.id] = _Progress(worst)
-            elif worst.p_value < progress.worst.p_value or (
-                worst.p_value == progress.worst.p_value and worst.score > progress.worst.score
-            ):
-                progress.worst = worst
             if self._learner is not None:
                 progress.keep(rows)
-        if progress is not None:
-            kind, _ = judge(load, progress.worst, self._rules.alpha)
+            known = progress.scored is not None and progress.scored[0] is rows[0]
+            if known and len(rows) == 1:
+                continue
+            changed.append((progress, rows))
+            new += rows[known:]
+        scores = iter(self._baseline.scores(new) if new else ())
+        for progress, (whole, *recent) in changed:
+            if progress.scored is None or progress.scored[0] is not whole:
+                progress.scored = whole, next(scores)
+            progress.take([progress.scored[1], *(next(scores) for _ in recent)])
+
+    def _judge(self, update: Update, clock: Callable[[], int]) -> Iterator[Verdict]:
+        load, progress = update.load, self._progress.get(update.load.id)
+        if progress is not None and progress.worst is not None:
+            worst = progress.worst
+            kind, _ = judge(load, worst, self._rules.alpha)
             if kind is VerdictKind.ANOMALOUS and not progress.alerted:
                 progress.alerted = True
-                yield self._verdict(load, progress, Stage.ALERT, clock())
+                yield self._verdict(load, worst, Stage.ALERT, clock())
             if load.end and not progress.ended:
                 progress.ended = True
-                yield self._verdict(load, progress, Stage.ENDED, clock())
+                yield self._verdict(load, worst, Stage.ENDED, clock())
             if update.over:
-                yield self._verdict(load, progress, Stage.OVER, clock())
+                yield self._verdict(load, worst, Stage.OVER, clock())
                 if self._learner is not None:
                     self._learner.take(load, progress.rows)
         if update.over:
             self._progress.pop(load.id, None)
             self._builder.forget(load)
 
-    def _verdict(self, load: Load, progress: _Progress, stage: Stage, now: int) -> Verdict:
-        kind, note = judge(load, progress.worst, self._rules.alpha)
-        evidence = evidence_for(progress.worst.reasons, self._builder.evidence(load))
+    def _verdict(self, load: Load, worst: Score, stage: Stage, now: int) -> Verdict:
+        kind, note = judge(load, worst, self._rules.alpha)
+        evidence = evidence_for(worst.reasons, self._builder.evidence(load))
         latency = (now - evidence[0].time) / 1e9 if evidence else None
-        return Verdict(load, stage, kind, now, progress.worst, evidence, latency, note)
+        return Verdict(load, stage, kind, now, worst, evidence, latency, note)
 
 
 def rows_of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -200,6 +201,34 @@ def test_a_count_out_of_range_is_a_reason_with_the_benign_range(baseline: Baseli
     assert baseline.score(plain, reasons=False).reasons == ()
 
 
+def test_rows_that_are_scored_together_have_the_scores_of_each_alone(baseline: Baseline) -> None:
+    strange = [
+        {"execute.shell": 1, "connect.public": 2},  # in no column of the baseline
+        {"connect.public": 2, "execute.shell": 1, "calls.getcwd": 7},
+        {"birth.thread": 50},  # of another cluster
+        {"calls.lseek": 10**6},
+        {},
+    ]
+    rows = [
+        replace(row, counts=row.counts | more, partial=partial)
+        for (row, *_), more, partial in zip(
+            FRESH[:200], itertools.cycle(strange), itertools.cycle([False, False, True])
+        )
+    ]
+    assert baseline.scores([]) == []
+    together = baseline.scores(rows)
+    for row, one in zip(rows, together, strict=True):
+        alone = baseline.score(row)
+        assert one.score == pytest.approx(alone.score, rel=1e-12, abs=1e-12)
+        assert one.p_value == pytest.approx(alone.p_value, rel=1e-12, abs=0)
+        assert one.cluster == alone.cluster
+        weights = [reason.weight for reason in alone.reasons]
+        assert [reason.weight for reason in one.reasons] == pytest.approx(weights, rel=1e-12)
+        assert [replace(reason, weight=0.0) for reason in one.reasons] == [
+            replace(reason, weight=0.0) for reason in alone.reasons
+        ]
+
+
 def test_each_kind_of_load_has_its_cluster_and_is_sent_there(baseline: Baseline) -> None:
     assert sorted(c.name.rsplit("-", 1)[0] for c in baseline.clusters) == [
         "npz",
@@ -222,7 +251,7 @@ def test_p_values_are_probabilities_that_fall_with_the_score(
     held_out: list[float], scores: list[float]
 ) -> None:
     calibration = Calibration(np.sort(np.array(held_out)))
-    values = [calibration.p_value(score) for score in sorted(scores)]
+    values = calibration.p_value(np.sort(np.array(scores))).tolist()
     assert all(0 < value <= 1 for value in values)
     assert all(high >= low for high, low in itertools.pairwise(values))
 
@@ -240,15 +269,15 @@ def test_p_values_are_the_counted_share_with_an_exponential_tail(
     else:
         scale = max((statistics.median(tail) - start) / math.log(2), TAIL)
         expected = (len(tail) + 1) / (n + 1) * math.exp(-(score - start) / scale)
-    found = Calibration(np.sort(np.array(held_out))).p_value(score)
+    found = float(Calibration(np.sort(np.array(held_out))).p_value(np.array([score]))[0])
     assert found == pytest.approx(max(expected, 1e-12), rel=1e-9)
 
 
 def test_no_p_value_is_below_the_share_of_loads_that_score_as_high_but_for_a_stray() -> None:
     calibration = Calibration(np.array([0.0] * 90 + [60.0] * 10))
-    assert calibration.exceeded(60) == pytest.approx(9 / 101)
-    assert calibration.exceeded(61) == 0
-    assert calibration.exceeded(-1) == pytest.approx(99 / 101)
+    assert calibration.exceeded(np.array([60.0, 61.0, -1.0])) == pytest.approx(
+        [9 / 101, 0, 99 / 101]
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.2])

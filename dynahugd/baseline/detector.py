@@ -20,7 +20,8 @@ but for the few that a recording may hold without being benign.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ __all__ = [
     "Cluster",
     "Detector",
     "Floats",
+    "by_label",
     "in_context",
     "nearest",
     "robust",
@@ -67,23 +69,25 @@ class Calibration:
 
     scores: Floats
 
-    def p_value(self, score: float) -> float:
-        """Share of loads like these that score at least this high, in (0, 1]."""
+    def p_value(self, scores: Floats) -> Floats:
+        """Share of loads like these that score at least as high, in (0, 1]; shapes (m,) -> (m,)."""
         n = self.scores.size
         tail = max(n // 50, min(n, 5))
         start = float(self.scores[n - tail])
-        if score <= start:
-            above = n - int(np.searchsorted(self.scores, score, side="left"))
-            return (above + 1) / (n + 1)
-        # The median, unlike the mean, does not follow a few loads that are far out.
-        scale = max(float(np.median(self.scores[n - tail :] - start)) / math.log(2), TAIL)
-        return max((tail + 1) / (n + 1) * math.exp(-(score - start) / scale), _FLOOR)
+        p = (n - np.searchsorted(self.scores, scores, side="left") + 1) / (n + 1)
+        beyond = scores > start
+        if beyond.any():
+            # The median, unlike the mean, does not follow a few loads that are far out.
+            scale = max(float(np.median(self.scores[n - tail :] - start)) / math.log(2), TAIL)
+            falling = (tail + 1) / (n + 1) * np.exp(-(scores[beyond] - start) / scale)
+            p[beyond] = np.maximum(falling, _FLOOR)
+        return np.asarray(p)
 
-    def exceeded(self, score: float) -> float:
-        """Share of the held-out loads that score at least this high, strays aside, in [0, 1)."""
+    def exceeded(self, scores: Floats) -> Floats:
+        """Share of the held-out loads that score at least as high, strays aside, in [0, 1)."""
         n = self.scores.size
-        above = n - int(np.searchsorted(self.scores, score, side="left"))
-        return max(above - math.ceil(STRAY * n), 0) / (n + 1)
+        above = n - np.searchsorted(self.scores, scores, side="left")
+        return np.asarray(np.maximum(above - math.ceil(STRAY * n), 0) / (n + 1))
 
 
 def robust(counts: Floats, median: Floats, scale: Floats) -> Floats:
@@ -126,19 +130,26 @@ class Cluster:
     loads: int
     rows: int
     calibration: Calibration
+    _squares: Floats = field(init=False, repr=False)
+    _log_weights: Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Most batches bring one row to score: what does not depend on it would be half of the work.
+        object.__setattr__(self, "_squares", (self.vectors**2).sum(axis=1))
+        object.__setattr__(self, "_log_weights", np.log(self.weights))
+
+    def deviations(self, counts: Floats) -> Floats:
+        """Robust coordinates of counts, less their means; shapes (n, columns) -> (n, seen)."""
+        f = robust(counts[:, self.seen], self.median, self.scale)
+        return np.asarray(f - self.mean)
 
     def coordinates(self, counts: Floats) -> Floats:
         """Whitened coordinates of counts, shapes (n, columns) -> (n, seen)."""
-        f = robust(counts[:, self.seen], self.median, self.scale)
-        return np.asarray((f - self.mean) @ self.whitening)
+        return np.asarray(self.deviations(counts) @ self.whitening)
 
     def _log_kernel(self, u: Floats) -> Floats:
-        distance = (
-            np.sum(u**2, axis=1)[:, None]
-            + np.sum(self.vectors**2, axis=1)[None, :]
-            - 2 * u @ self.vectors.T
-        )
-        exponent = np.log(self.weights)[None, :] - self.gamma * np.maximum(distance, 0)
+        distance = (u**2).sum(axis=1)[:, None] + self._squares - 2 * u @ self.vectors.T
+        exponent = self._log_weights - self.gamma * np.maximum(distance, 0)
         top = exponent.max(axis=1)
         return np.asarray(top + np.log(np.exp(exponent - top[:, None]).sum(axis=1)))
 
@@ -174,12 +185,15 @@ class Detector:
     shown: npt.NDArray[np.bool_]
     pool: Calibration
     presence: Floats
+    _centres: Floats = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_centres", np.stack([c.centre for c in self.clusters]))
 
     def assign(self, counts: Floats) -> npt.NDArray[np.intp]:
         """Index of the nearest cluster of each row; shapes (n, columns) -> (n,)."""
-        centres = np.stack([cluster.centre for cluster in self.clusters])
         context = in_context(counts, self.contexts, self.context_mean, self.context_scale)
-        return nearest(context, centres)
+        return nearest(context, self._centres)
 
     def novel(self, counts: Floats, label: int) -> Floats:
         """The counts of columns that benign rows like each never showed; others are 0.
@@ -187,7 +201,7 @@ class Detector:
         Like it: of the same cluster and the same kind. A cluster may hold several formats, and
         what one of them does is no excuse for another.
         """
-        known = np.broadcast_to(self.clusters[label].seen, counts.shape)
+        known = self.clusters[label].seen
         if self.flags.size:
             known = known & ((counts[:, self.flags] > 0) @ self.shown)
         return np.asarray(counts * ~known)
@@ -196,16 +210,25 @@ class Detector:
         """Scores, any real number, larger is stranger, and clusters; (n, columns) -> (n,), (n,)."""
         labels = self.assign(counts)
         scores = np.empty(len(counts))
-        for label in np.unique(labels):
-            cluster, rows = self.clusters[label], labels == label
-            each = surprise(self.presence, self.novel(counts[rows], int(label)))
-            scores[rows] = cluster.strangeness(counts[rows]) + total_surprise(self.presence, each)
+        for label, rows in by_label(labels):
+            each = surprise(self.presence, self.novel(counts[rows], label))
+            strange = self.clusters[label].strangeness(counts[rows])
+            scores[rows] = strange + total_surprise(self.presence, each)
         return scores, labels
 
-    def p_value(self, score: float, label: int) -> float:
-        """The p-value, in (0, 1], of a score in a cluster."""
-        calibration = self.clusters[label].calibration
-        return max(calibration.p_value(score), self.pool.exceeded(score))
+    def p_value(self, scores: Floats, labels: npt.NDArray[np.intp]) -> Floats:
+        """The p-values, in (0, 1], of scores in clusters; shapes (n,), (n,) -> (n,)."""
+        p = self.pool.exceeded(scores)
+        for label, rows in by_label(labels):
+            own = self.clusters[label].calibration.p_value(scores[rows])
+            p[rows] = np.maximum(p[rows], own)
+        return p
+
+
+def by_label(labels: npt.NDArray[np.intp]) -> Iterator[tuple[int, npt.NDArray[np.intp]]]:
+    """Each label that there is, and the indices of the rows that have it."""
+    for label in sorted(set(labels.tolist())):
+        yield label, np.flatnonzero(labels == label)
 
 
 def in_context(

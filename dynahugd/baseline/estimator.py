@@ -29,6 +29,7 @@ from dynahugd.baseline.detector import (
     Cluster,
     Detector,
     Floats,
+    by_label,
     in_context,
     nearest,
     robust,
@@ -182,8 +183,8 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             held_out, worst = self._hold_out(counts, owner, fold, teaching, centres)
             calibrations = [self._calibration(held_out, worst == k) for k in range(len(centres))]
             alarms = sum(
-                calibrations[label].p_value(score) <= self.alpha
-                for score, label in zip(held_out.tolist(), worst.tolist(), strict=True)
+                int((calibrations[label].p_value(held_out[own]) <= self.alpha).sum())
+                for label, own in by_label(worst)
             )
             self.alarms_[len(centres)] = alarms
             tried[len(centres)] = held_out, centres, calibrations
@@ -209,9 +210,7 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def p_value(self, X: Any) -> Floats:
         """Share of benign rows like each that are as strange, in (0, 1]; shape (n_samples,)."""
         check_is_fitted(self)
-        scores, labels = self.detector_.score(self._counts(X))
-        pairs = zip(scores.tolist(), labels.tolist(), strict=True)
-        return np.array([self.detector_.p_value(score, label) for score, label in pairs])
+        return self.detector_.p_value(*self.detector_.score(self._counts(X)))
 
     def predict(self, X: Any) -> npt.NDArray[np.intp]:
         """-1 for outliers, whose p-value is at most ``alpha``, else 1; shape (n_samples,)."""

@@ -444,12 +444,7 @@ def objection(base: Baseline, learned: Baseline, lessons: Sequence[Lesson], alph
     for baseline in (base, learned):
         counts, owner = _matrix(baseline.columns, lessons)
         scores, labels = _strangest(*baseline.detector.score(counts), owner)
-        alarms.append(
-            sum(
-                baseline.detector.p_value(score, label) <= alpha
-                for score, label in zip(scores.tolist(), labels.tolist(), strict=True)
-            )
-        )
+        alarms.append(int((baseline.detector.p_value(scores, labels) <= alpha).sum()))
     if alarms[1] > alarms[0]:
         return f"it alerts on {alarms[1]} of the host's own loads, and not on {alarms[0]}"
     step = max(len(lessons) // _TRIED, 1)

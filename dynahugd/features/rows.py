@@ -102,6 +102,11 @@ class _State:
     first: dict[str, Act] = field(default_factory=dict)
     recent: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=_RECENT))
     snapshots: deque[tuple[int, npt.NDArray[np.uint64]]] = field(default_factory=deque)
+    # The row of the whole load and its calls, until something happens; what they were made of.
+    whole: Row | None = None
+    calls: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    counters: npt.NDArray[np.uint64] | None = None
+    format: str = ""
 
 
 class RowBuilder:
@@ -116,7 +121,7 @@ class RowBuilder:
 
     def __init__(self, classifier: Classifier, names: list[str], window: int) -> None:
         self.classifier = classifier
-        self._names = names
+        self._columns = ["" if name in _COUNTED_AS_ACTS else f"{CALLS}{name}" for name in names]
         self.window = window
         self._states: dict[int, _State] = {}
 
@@ -132,6 +137,7 @@ class RowBuilder:
             state.columns[column] += 1
             state.first.setdefault(column, act)
             state.recent.append((act.time, column))
+            state.whole = None
 
     def evidence(self, load: Load) -> dict[str, Act]:
         """The first act of each column."""
@@ -148,10 +154,19 @@ class RowBuilder:
         self._states.pop(load.id, None)
 
     def build(self, load: Load, now: int) -> list[Row]:
-        """The rows of a load as it is now; the second only once the load outlasts the window."""
+        """The rows of a load as it is now; the second only once the load outlasts the window.
+
+        The first is the same object as before while nothing has happened.
+        """
         state = self._states.setdefault(load.id, _State())
-        calls = load.calls()
-        rows = [Row("whole", self._counts(load, calls, state.columns), load.uncounted)]
+        if state.counters is not load.counters or state.format != load.format:
+            state.counters, state.format = load.counters, load.format
+            state.calls, state.whole = load.calls(), None
+        calls = state.calls
+        if state.whole is None or state.whole.partial != load.uncounted:
+            counts = self._counts(load, calls, state.columns)
+            state.whole = Row("whole", counts, load.uncounted)
+        rows = [state.whole]
         state.snapshots.append((now, calls))
         while len(state.snapshots) > 1 and state.snapshots[1][0] <= now - self.window:
             state.snapshots.popleft()
@@ -169,10 +184,10 @@ class RowBuilder:
         self, load: Load, calls: npt.NDArray[np.uint64], acts: Counter[str]
     ) -> dict[str, int]:
         counts = {f"format.{load.format}": 1}
-        for number in np.flatnonzero(calls):
-            name = self._names[number]
-            if name not in _COUNTED_AS_ACTS:
-                counts[f"{CALLS}{name}"] = int(calls[number])
+        numbers = np.flatnonzero(calls)
+        for number, count in zip(numbers.tolist(), calls[numbers].tolist(), strict=True):
+            if column := self._columns[number]:
+                counts[column] = count
         counts.update(acts)
         return counts
 
