@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from dynahugd.baseline import Baseline, Score
 from dynahugd.baseline.learning import Learner
+from dynahugd.baseline.scorer import Scorer
 from dynahugd.features import Classifier, Row, RowBuilder
 from dynahugd.loads import Load, Tracker, Update
 from dynahugd.probes.batch import Batch
@@ -43,10 +44,7 @@ _TOGETHER = 64
 
 @dataclass(slots=True)
 class _Progress:
-    """What is known of a load. ``scored``: its whole row and the score of that, the latest ones."""
-
     worst: Score | None = None
-    scored: tuple[Row, Score] | None = None
     alerted: bool = False
     ended: bool = False
     rows: list[Row] = field(default_factory=list)
@@ -86,7 +84,7 @@ class Pipeline:
         finish: Callable[[int], None] = lambda _: None,
         learner: Learner | None = None,
     ) -> None:
-        self._baseline = baseline
+        self._scorer = Scorer(baseline)
         self._rules = rules
         self._learner = learner
         self._tracker = Tracker(names, int(rules.linger * 1e9), finish)
@@ -106,10 +104,8 @@ class Pipeline:
 
         ``rules`` and ``learner`` stay as they are unless rules are given.
         """
-        self._baseline = baseline
+        self._scorer = Scorer(baseline)
         self._builder.classifier = Classifier(baseline.known_globals)
-        for progress in self._progress.values():
-            progress.scored = None
         if rules is not None:
             self._rules, self._learner = rules, learner
             self._tracker.linger = int(rules.linger * 1e9)
@@ -140,9 +136,8 @@ class Pipeline:
                 yield from self._judge(update, clock)
 
     def _score(self, updates: list[Update], time: int) -> None:
-        """Score the rows of some loads that differ from what they were when they were scored."""
-        changed: list[tuple[_Progress, list[Row]]] = []
-        new: list[Row] = []
+        """Score the rows of some loads together."""
+        built: list[tuple[_Progress, list[Row]]] = []
         for update in updates:
             load = update.load
             self._builder.add(load, update.acts)
@@ -152,16 +147,10 @@ class Pipeline:
             rows = self._builder.build(load, time)
             if self._learner is not None:
                 progress.keep(rows)
-            known = progress.scored is not None and progress.scored[0] is rows[0]
-            if known and len(rows) == 1:
-                continue
-            changed.append((progress, rows))
-            new += rows[known:]
-        scores = iter(self._baseline.scores(new) if new else ())
-        for progress, (whole, *recent) in changed:
-            if progress.scored is None or progress.scored[0] is not whole:
-                progress.scored = whole, next(scores)
-            progress.take([progress.scored[1], *(next(scores) for _ in recent)])
+            built.append((progress, rows))
+        scores = iter(self._scorer.scores(row for _, rows in built for row in rows))
+        for progress, rows in built:
+            progress.take([next(scores) for _ in rows])
 
     def _judge(self, update: Update, clock: Callable[[], int]) -> Iterator[Verdict]:
         load, progress = update.load, self._progress.get(update.load.id)

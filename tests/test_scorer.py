@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dynahugd.baseline import Baseline
 from dynahugd.baseline.detector import DECISIVE, MILD, TAIL, Calibration
 from dynahugd.baseline.model import common_globals
+from dynahugd.baseline.scorer import Scorer
 from dynahugd.baseline.training import train
 from dynahugd.errors import DynahugError
 from dynahugd.features import Row
@@ -227,6 +228,23 @@ def test_rows_that_are_scored_together_have_the_scores_of_each_alone(baseline: B
         assert [replace(reason, weight=0.0) for reason in one.reasons] == [
             replace(reason, weight=0.0) for reason in alone.reasons
         ]
+
+
+def test_a_row_that_comes_again_has_the_score_that_it_had(baseline: Baseline) -> None:
+    rows = [row for rows in FRESH for row in rows]
+    assert len({tuple(row.counts.items()) for row in rows}) > 1000  # more than are remembered
+    scorer = Scorer(baseline)
+    for some in (rows[i : i + 100] for i in range(0, len(rows), 100)):
+        expected = [baseline.score(row) for row in some for _ in range(2)]
+        found = scorer.scores(row for row in some for _ in range(2))
+        assert [s.cluster for s in found] == [s.cluster for s in expected]
+        assert [s.score for s in found] == pytest.approx([s.score for s in expected], rel=1e-12)
+    again = scorer.scores(some)
+    assert all(one is other for one, other in zip(again, found[::2], strict=True))
+    row = rows[-1]
+    partial, same = scorer.scores([replace(row, partial=True), row])
+    assert same is again[-1]
+    assert partial == baseline.score(replace(row, partial=True))
 
 
 def test_each_kind_of_load_has_its_cluster_and_is_sent_there(baseline: Baseline) -> None:

@@ -62,6 +62,7 @@ class Load:
     ----------
     begin, end : CLOCK_MONOTONIC, ns; end is 0 while the span lasts.
     counters : uint64, shape (3, 512): calls by bank (outside, within, children) and number.
+    counted : sum of the counters.
     lost : records of this load that were lost.
     refs : living descendants.
     exact : the unpickler itself read the file: only what happens inside it is the load.
@@ -92,6 +93,7 @@ class Load:
     counters: npt.NDArray[np.uint64] = field(
         default_factory=lambda: np.zeros((BANKS, 512), np.uint64)
     )
+    counted: int = 0
     acts: list[Act] = field(default_factory=list)
     files: dict[tuple[int, int], str] = field(default_factory=dict)
     _order: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_OPEN_FILES))

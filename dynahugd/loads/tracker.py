@@ -6,16 +6,19 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from dynahugd.loads.load import Act, Load
+from dynahugd.probes import layout
 from dynahugd.probes.batch import Batch
-from dynahugd.probes.layout import HALF, Bank, Exact, Flag, Kind, Reason, State
+from dynahugd.probes.layout import HALF, Bank, Exact, Flag, Kind, Reason, Record, Slot, State
 
 __all__ = ["Tracker", "Update"]
 
+_KINDS = {kind.value: kind for kind in Kind}
 _TELLING = (Kind.OPEN, Kind.CALL, Kind.GLOBAL, Kind.BIRTH, Kind.EXEC)
+# The flags as plain numbers: an operation on an enumeration's members takes a microsecond.
+_INSIDE, _DESCENDANT, _AFTER = Flag.INSIDE.value, Flag.DESCENDANT.value, Flag.AFTER.value
+_TRUNCATED = Flag.TRUNCATED.value
+_ODD = (Flag.TRUNCATED | Flag.UNREADABLE | Flag.WIDE).value
 
 #: How long the record of a load's begin may be behind the table of loads, in ns.
 _PATIENCE = 1_000_000_000
@@ -76,27 +79,26 @@ class Tracker:
         """Take a batch in; the loads that changed, each once."""
         updates: dict[int, Update] = {}
         facts = {fact.load: fact for fact in batch.facts}
-        for record in batch.records:
-            load_id = int(record["load"])
+        for record in layout.records(batch.records):
+            load_id, kind = record.load, record.kind
             if not load_id:
                 continue
             load = self.open.get(load_id)
-            kind = int(record["kind"])
             if load is None:
                 if load_id in self._done:
                     continue
                 load = self._begin(record)
             update = updates.setdefault(load_id, Update(load))
             if kind == Kind.BEGIN:
-                load.begin = int(record["args"][2])
-                load.uncounted = bool(int(record["flags"]) & Flag.UNCOUNTED)
+                load.begin = int(record.args[2])
+                load.uncounted = bool(record.flags & Flag.UNCOUNTED)
                 fact = facts.get(load_id)
                 if fact is not None:
                     load.exe, load.cwd = fact.exe, fact.cwd
                     load.path, load.format = fact.path, fact.format
             elif kind == Kind.END:
                 if not load.end:
-                    load.end, load.reason = int(record["time"]), int(record["args"][0])
+                    load.end, load.reason = record.time, int(record.args[0])
                     update.ended = True
             elif kind in _TELLING:
                 act = self._act(record)
@@ -107,31 +109,29 @@ class Tracker:
         self._close(batch.time, updates)
         return list(updates.values())
 
-    def _begin(self, record: np.void) -> Load:
-        memory = bool(int(record["flags"]) & Flag.MEMORY)
+    def _begin(self, record: Record) -> Load:
+        memory = bool(record.flags & Flag.MEMORY)
         load = Load(
-            id=int(record["load"]),
-            begin=int(record["time"]),
-            tgid=int(record["tgid"]),
-            tid=int(record["tid"]),
-            uid=int(record["uid"]),
-            comm=_decode(bytes(record["comm"])),
-            cgroup=int(record["cgroup"]),
+            id=record.load,
+            begin=record.time,
+            tgid=record.tgid,
+            tid=record.tid,
+            uid=record.uid,
+            comm=_decode(record.comm),
+            cgroup=record.cgroup,
             format="memory" if memory else "unknown",
             memory=memory,
         )
         self.open[load.id] = load
         return load
 
-    def _act(self, record: np.void) -> Act:
-        kind, flags = Kind(int(record["kind"])), int(record["flags"])
-        raw = record["text"].tobytes()
-        args = tuple(int(value) for value in record["args"])
-        odd = bool(flags & (Flag.TRUNCATED | Flag.UNREADABLE | Flag.WIDE))
+    def _act(self, record: Record) -> Act:
+        kind, flags, raw = _KINDS[record.kind], record.flags, record.text
+        args = record.args.tolist()
         if kind is Kind.GLOBAL:
             text = _name(raw, args[0], args[2] >> 8 & 0xFF)
             second = _name(raw[HALF:], args[1], args[2] & 0xFF)
-        elif flags & Flag.TRUNCATED:
+        elif flags & _TRUNCATED:
             text, second = _decode(raw[:HALF]) + "…" + _decode(raw[HALF:]), ""
         elif kind in (Kind.OPEN, Kind.EXEC):
             text, second = _decode(raw), ""  # behind its NUL lies what was there before
@@ -140,24 +140,29 @@ class Tracker:
             if len(text) >= HALF:
                 second = ""  # one long text, not two
         return Act(
-            time=int(record["time"]),
+            time=record.time,
             kind=kind,
-            call=self._names[int(record["nr"])] if kind in (Kind.CALL, Kind.OPEN) else "",
-            tid=int(record["tid"]),
-            inside=bool(flags & Flag.INSIDE),
-            descendant=bool(flags & Flag.DESCENDANT),
-            after=bool(flags & Flag.AFTER),
-            ret=int(record["ret"]),
+            call=self._names[record.nr] if kind in (Kind.CALL, Kind.OPEN) else "",
+            tid=record.tid,
+            inside=bool(flags & _INSIDE),
+            descendant=bool(flags & _DESCENDANT),
+            after=bool(flags & _AFTER),
+            ret=record.ret,
             args=(args[0], args[1], args[2]),
             text=text,
             second=second,
-            raw=raw[: int(record["length"])] if kind is Kind.CALL else b"",
-            odd=odd,
+            raw=raw[: record.length] if kind is Kind.CALL else b"",
+            odd=bool(flags & _ODD),
         )
 
     def _take_states(self, batch: Batch, updates: dict[int, Update]) -> None:
-        for state, counters in zip(batch.states, batch.counters, strict=True):
-            load_id = int(state["id"])
+        # Counters only grow: a sum that is the same says that nothing was counted.
+        sums = batch.counters.sum(axis=2)
+        counted = zip(sums.sum(axis=1).tolist(), (sums[:, Bank.WITHIN] > 0).tolist(), strict=True)
+        for place, (state, (total, within)) in enumerate(
+            zip(layout.slots(batch.states), counted, strict=True)
+        ):
+            load_id = state.id
             load = self.open.get(load_id)
             if load is None:
                 # Its records may be on their way: the id says when the load was made.
@@ -165,45 +170,38 @@ class Tracker:
                 if load_id in self._done or not batch.hop or batch.time - made < _PATIENCE:
                     continue
                 load = self._adopt(state)
-            self._take_state(batch.time, load, state, counters, updates)
+            if total != load.counted:
+                # A copy, or the counters of one load would keep those of its whole batch alive.
+                load.counters, load.counted = batch.counters[place].copy(), total
+                updates.setdefault(load_id, Update(load))
+            load.inside |= within
+            self._take_state(batch.time, load, state, updates)
 
-    def _adopt(self, state: np.void) -> Load:
+    def _adopt(self, state: Slot) -> Load:
         """A load whose begin was lost: known from the table of loads alone."""
         load = Load(
-            id=int(state["id"]),
-            begin=int(state["begin"]),
-            tgid=int(state["tgid"]),
-            tid=int(state["tid"]),
-            uid=int(state["uid"]),
-            memory=bool(state["memory"]),
+            id=state.id,
+            begin=state.begin,
+            tgid=state.tgid,
+            tid=state.tid,
+            uid=state.uid,
+            memory=bool(state.memory),
             lost=1,
         )
         self.open[load.id] = load
         return load
 
-    def _take_state(
-        self,
-        time: int,
-        load: Load,
-        state: np.void,
-        counters: npt.NDArray[np.uint64],
-        updates: dict[int, Update],
-    ) -> None:
-        moved = not np.array_equal(load.counters, counters)
-        load.counters = counters
-        load.lost = max(load.lost, int(state["lost"]))
-        load.refs = int(state["refs"])
-        exact = int(state["exact"])
-        load.exact |= exact == Exact.EXACT
-        if exact and load.format == "unknown":
+    def _take_state(self, time: int, load: Load, state: Slot, updates: dict[int, Update]) -> None:
+        load.lost = max(load.lost, state.lost)
+        load.refs = state.refs
+        load.exact |= state.exact == Exact.EXACT
+        if state.exact and load.format == "unknown":
             load.format = "pickle"  # its file was out of reach, but the unpickler has read it
-        load.inside |= exact == Exact.UNPROVEN or bool(counters[Bank.WITHIN].any())
-        if moved:
-            updates.setdefault(load.id, Update(load))
-        if int(state["state"]) == State.ENDED and not load.end:
+        load.inside |= state.exact == Exact.UNPROVEN
+        if state.state == State.ENDED and not load.end:
             if load.id in self._ended:
                 # Ended from user space, or the record of the end was lost.
-                load.end, load.reason = time, int(state["reason"])
+                load.end, load.reason = time, state.reason
                 updates.setdefault(load.id, Update(load)).ended = True
             self._ended.add(load.id)
 
