@@ -8,8 +8,6 @@ from bisect import bisect_left
 from collections import Counter, deque
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from dynahugd.features.rows import total_calls
 from dynahugd.outputs.clock import WallClock
 from dynahugd.outputs.text import safe
@@ -78,9 +76,8 @@ class Tally:
 
     def take_batch(self, batch: Batch) -> None:
         """Count the records of a batch."""
-        kinds, counts = np.unique(batch.records["kind"], return_counts=True)
-        for kind, count in zip(kinds, counts, strict=True):
-            self.records[Kind(int(kind)).name.lower()] += int(count)
+        for kind, count in Counter(batch.records["kind"].tolist()).items():
+            self.records[Kind(kind).name.lower()] += count
 
     def take_verdict(self, verdict: Verdict) -> None:
         """Count a verdict: alerts when they are raised, loads when they are over."""

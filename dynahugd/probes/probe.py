@@ -15,7 +15,7 @@ from dynahugd.probes import attach, btf, layout, loaders
 from dynahugd.probes.batch import Batch, Fact
 from dynahugd.probes.formats import DATA_ONLY, identify, read_head
 from dynahugd.probes.interpreters import Interpreter, Interpreters
-from dynahugd.probes.layout import Flag, Kind, Loss, State
+from dynahugd.probes.layout import Flag, Kind, Loss, Record, State
 from dynahugd.probes.maps import Maps, Sizes
 from dynahugd.probes.newcomers import Newcomers
 from dynahugd.probes.ring import Ring
@@ -23,7 +23,10 @@ from dynahugd.probes.stages import ProbeStage, Stages
 
 __all__ = ["Options", "Probe", "decode"]
 
-_SLOT = np.uint64(0xFFFF)
+_SLOT = 0xFFFF
+
+#: The text of such a record is not the whole path.
+_BROKEN = (Flag.TRUNCATED | Flag.UNREADABLE).value
 
 #: How often the interpreters' files are looked at, and whether anyone is tracked, in seconds.
 _RELEASE_EVERY, _LIVING_EVERY = 10.0, 1.0
@@ -166,15 +169,15 @@ class Probe:
             if now >= self._next_release:
                 self._next_release = now + _RELEASE_EVERY
                 self.interpreters.release_gone()
-        facts = []
-        for record in telling[telling["kind"] == Kind.RUNTIME]:
-            # All of them first: to look into an interpreter takes longer than some processes live.
-            self._remember_exe(int(record["tgid"]), decode(record["text"].tobytes()))
-        for record in telling:
-            if record["kind"] == Kind.BEGIN:
-                facts.append(self._fact(record))
-            else:
-                self.interpreters.consider(int(record["tgid"]), decode(record["text"].tobytes()))
+        begins = layout.records(telling[telling["kind"] == Kind.BEGIN])
+        shown = layout.records(telling[telling["kind"] == Kind.RUNTIME])
+        runtimes = dict.fromkeys((record.tgid, decode(record.text)) for record in shown)
+        # First what goes with its process: to look into an interpreter takes longer than some live.
+        for tgid, text in runtimes:
+            self._remember_exe(tgid, text)
+        facts = self._facts(begins)
+        for tgid, text in runtimes:
+            self.interpreters.consider(tgid, text)
         slots = self._slots(records, hop)
         return Batch(
             time.monotonic_ns(),
@@ -182,7 +185,7 @@ class Probe:
             records,
             self.maps.loads[slots],
             self.maps.counters[slots],
-            tuple(facts),
+            facts,
             self.maps.losses.copy(),
         )
 
@@ -219,11 +222,12 @@ class Probe:
     def _slots(self, records: npt.NDArray[np.void], hop: bool) -> npt.NDArray[np.intp]:
         if hop:
             return np.flatnonzero(self.maps.loads["state"] != State.FREE)
-        ids = np.unique(records["load"][records["load"] != 0])
-        slots = (ids & _SLOT).astype(np.intp)
+        ids = sorted(set(records["load"].tolist()) - {0})
+        slots = np.array([load & _SLOT for load in ids], np.intp)
         known = slots < self.options.sizes.loads
-        slots, ids = slots[known], ids[known]
-        return np.asarray(slots[self.maps.loads["id"][slots] == ids])
+        slots = slots[known]
+        held = self.maps.loads["id"][slots] == np.array(ids, np.uint64)[known]
+        return np.asarray(slots[held])
 
     def _end_idle(self, now: int) -> None:
         """End the loads whose thread has left the descriptor alone, or whose process is gone."""
@@ -240,38 +244,51 @@ class Probe:
                 load["reason"] = layout.Reason.EXITED
             load["state"] = State.ENDED
 
-    def _fact(self, record: np.void) -> Fact:
-        tgid, load = int(record["tgid"]), int(record["load"])
+    def _facts(self, begins: Iterable[Record]) -> tuple[Fact, ...]:
+        """What there is to know of loads that begin. The same question is asked once."""
+        known: dict[tuple[object, ...], Fact] = {}
+        facts = []
+        for record in begins:
+            question = (record.tgid, record.flags, int(record.args[0]), record.text)
+            fact = known.get(question)
+            if fact is None:
+                fact = known[question] = self._fact(record)
+            load = record.load
+            facts.append(replace(fact, load=load))
+            slot = load & _SLOT
+            if fact.format in DATA_ONLY and int(self.maps.loads[slot]["id"]) == load:
+                self.maps.loads[slot]["quiet"] = 1
+        return tuple(facts)
+
+    def _fact(self, record: Record) -> Fact:
+        tgid, load = record.tgid, record.load
         exe = _readlink(f"/proc/{tgid}/exe") or self._exes.get(tgid, "")
         cwd = _readlink(f"/proc/{tgid}/cwd")
-        if int(record["flags"]) & Flag.MEMORY:
+        if record.flags & Flag.MEMORY.value:
             return Fact(load, exe, cwd, "", "memory")
-        text = record["text"].tobytes()
-        descriptor = f"/proc/{tgid}/fd/{int(record['args'][0])}"
+        text = record.text
+        descriptor = f"/proc/{tgid}/fd/{int(record.args[0])}"
         path = decode(text)
-        if int(record["flags"]) & (Flag.TRUNCATED | Flag.UNREADABLE):
+        if record.flags & _BROKEN:
             path = _readlink(descriptor) or decode(text[: layout.HALF]) + "…" + decode(
                 text[layout.HALF :]
             )
         elif not path.startswith("/"):
             path = os.path.join(cwd, path)
-        # Of a process that is gone, as the host has it: the service's own view has no /home.
-        candidates = [f"/proc/{tgid}/root{path}", f"/proc/1/root{path}", path]
-        # By now the descriptor may be another file's: it serves where it has the same name.
-        name = _readlink(descriptor).removesuffix(" (deleted)")
-        if os.path.basename(name) == os.path.basename(path):
-            candidates.insert(1, descriptor)
-        head = read_head(*candidates)
-        form = identify(head, path)
-        if form in DATA_ONLY:
-            slot = load & 0xFFFF
-            if int(self.maps.loads[slot]["id"]) == load:
-                self.maps.loads[slot]["quiet"] = 1
-        return Fact(load, exe, cwd, path, form)
+        head = read_head(f"/proc/{tgid}/root{path}")
+        if head is None:
+            # Of a process that is gone, as the host has it: the service's own view has no /home.
+            candidates = [f"/proc/1/root{path}", path]
+            # By now the descriptor may be another file's: it serves where it has the same name.
+            name = _readlink(descriptor).removesuffix(" (deleted)")
+            if os.path.basename(name) == os.path.basename(path):
+                candidates.insert(0, descriptor)
+            head = read_head(*candidates)
+        return Fact(load, exe, cwd, path, identify(head, path))
 
     def finish(self, load: int) -> None:
         """Give the slot of a load back. The load is over for everyone, descendants included."""
-        slot = load & 0xFFFF
+        slot = load & _SLOT
         state = self.maps.loads[slot]
         if int(state["id"]) != load:
             return
