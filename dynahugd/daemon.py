@@ -328,4 +328,5 @@ class Daemon:
             trained,
             self._ready,
             outlets.pushes(),
+            probe.meter.read(),
         )

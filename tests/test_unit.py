@@ -243,3 +243,11 @@ def test_each_capability_is_needed(without: str, folder: Path, tmp_path: Path) -
     )
     command = confined([unit], folder, [sys.executable, "-c", source])
     assert subprocess.run(command, capture_output=True).returncode == bool(without)
+
+
+@pytest.mark.ebpf
+def test_it_may_measure_what_it_costs(folder: Path) -> None:
+    with service(folder) as daemon:
+        assert daemon.metric('dynahugd_self_memory_bytes{part="private"}') > 0
+        assert daemon.metric('dynahugd_self_memory_bytes{part="kernel"}') > 0
+        assert daemon.metric('dynahugd_self_table_entries{table="globals"}') > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -17,27 +17,21 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from dynahugd.escape import escape
+from dynahugd.outputs import selfcost
+from dynahugd.outputs.families import Description, Samples
 from dynahugd.outputs.tally import FAR, Histogram, Tally
 from dynahugd.probes.formats import FORMATS
 from dynahugd.probes.layout import Kind, Loss
 from dynahugd.probes.stages import ProbeStage
+from dynahugd.probes.usage import Usage
 from dynahugd.verdicts import VerdictKind
 
 __all__ = ["METRICS", "DaemonCollector", "Snapshot", "documentation", "registry"]
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
-    """One metric: name without ``_total``, type, labels, help."""
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    help: str
-
-
-#: Every metric of the daemon's own; ``docs/metrics.md`` is generated from this table.
-METRICS = tuple(
+#: What the daemon does and how it fares. With what it costs, these are ``METRICS``: all of its own,
+#: from which ``docs/metrics.md`` is generated.
+_OF_LOADS = tuple(
     Description(*entry)
     for entry in (
         ("dynahugd_build", "info", (), "Version, Python and kernel."),
@@ -123,6 +117,7 @@ METRICS = tuple(
         ),
     )
 )
+METRICS = (*_OF_LOADS, *selfcost.METRICS)
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
 
@@ -140,6 +135,7 @@ class Snapshot:
     baseline_trained: float
     ready: bool
     pushes: dict[tuple[str, str], int]
+    usage: Usage
 
 
 def _histogram(name: str, histogram: Histogram) -> HistogramMetricFamily:
@@ -150,23 +146,12 @@ def _histogram(name: str, histogram: Histogram) -> HistogramMetricFamily:
     return HistogramMetricFamily(name, _BY_NAME[name].help, buckets, histogram.total)
 
 
-def _counter(name: str, values: Iterable[tuple[tuple[str, ...], float]]) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, _BY_NAME[name].help, labels=_BY_NAME[name].labels)
-    for labels, value in values:
-        family.add_metric(labels, value)
-    return family
+def _counter(name: str, samples: Samples) -> CounterMetricFamily:
+    return _BY_NAME[name].counter(samples)
 
 
 def _gauge(name: str, value: float) -> GaugeMetricFamily:
-    return GaugeMetricFamily(name, _BY_NAME[name].help, value)
-
-
-def _gauges(name: str, values: Mapping[str, float]) -> GaugeMetricFamily:
-    """A gauge by the value of its only label."""
-    family = GaugeMetricFamily(name, _BY_NAME[name].help, labels=_BY_NAME[name].labels)
-    for label, value in values.items():
-        family.add_metric((label,), value)
-    return family
+    return _BY_NAME[name].gauge((((), value),))
 
 
 class DaemonCollector(Collector):
@@ -205,10 +190,12 @@ class DaemonCollector(Collector):
         yield _counter(
             "dynahugd_records_lost", (((loss.name.lower(),), now.lost[loss]) for loss in Loss)
         )
-        yield _gauges(
-            "dynahugd_probe_stage", {stage.value: stage == now.stage for stage in ProbeStage}
+        yield _BY_NAME["dynahugd_probe_stage"].gauge(
+            ((stage.value,), stage == now.stage) for stage in ProbeStage
         )
-        yield _gauges("dynahugd_interpreters", now.interpreters)
+        yield _BY_NAME["dynahugd_interpreters"].gauge(
+            ((state,), count) for state, count in now.interpreters.items()
+        )
         yield InfoMetricFamily(
             "dynahugd_baseline",
             _BY_NAME["dynahugd_baseline"].help,
@@ -227,6 +214,7 @@ class DaemonCollector(Collector):
         yield _gauge("dynahugd_config_last_reload_successful", tally.configured)
         yield _gauge("dynahugd_config_last_reload_success_timestamp_seconds", tally.configured_time)
         yield _counter("dynahugd_alertmanager_pushes", now.pushes.items())
+        yield from selfcost.families(now.usage)
 
 
 def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import platform
 import struct
@@ -17,6 +18,7 @@ from enum import IntEnum
 __all__ = [
     "AttachType",
     "MapType",
+    "count_elements",
     "create_map",
     "delete_element",
     "link_perf_event",
@@ -26,6 +28,7 @@ __all__ = [
     "open_perf_event",
     "open_raw_tracepoint",
     "pop_element",
+    "program_statistics",
     "push_element",
     "update_element",
 ]
@@ -53,7 +56,7 @@ class AttachType(IntEnum):
 
 
 _CREATE, _LOOKUP, _UPDATE, _DELETE, _NEXT_KEY, _POP = 0, 1, 2, 3, 4, 21
-_RAW_TRACEPOINT_OPEN, _LINK_CREATE = 17, 28
+_OBJECT_INFO, _RAW_TRACEPOINT_OPEN, _LOOKUP_BATCH, _LINK_CREATE = 15, 17, 24, 28
 _UPROBE_MULTI_RETURN = 1
 _PERF_FLAG_FD_CLOEXEC = 8
 
@@ -67,9 +70,12 @@ def _call(index: int, *args: object) -> int:
     return int(result)
 
 
+def _attributes(values: bytes) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(values.ljust(128, b"\0"), 128)
+
+
 def _bpf(command: int, attributes: bytes) -> int:
-    buffer = ctypes.create_string_buffer(attributes.ljust(128, b"\0"), 128)
-    return _call(0, ctypes.c_int(command), buffer, ctypes.c_uint(128))
+    return _call(0, ctypes.c_int(command), _attributes(attributes), ctypes.c_uint(128))
 
 
 def create_map(
@@ -145,6 +151,34 @@ def delete_element(fd: int, key: bytes) -> None:
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
+
+
+def count_elements(fd: int, key_size: int, value_size: int, most: int) -> int:
+    """Number of elements of a hash map of at most ``most``, in one call (Linux 5.6).
+
+    The kernel copies them out to be counted, some 0.1 us each; sizes in bytes.
+    """
+    # Not written to where there are no elements, so it is memory only as far as it is used.
+    elements = mmap.mmap(-1, most * (key_size + value_size))
+    start = ctypes.addressof(ctypes.c_char.from_buffer(elements))
+    place = ctypes.create_string_buffer(8)
+    attributes = _attributes(
+        struct.pack("<QQQQIIQQ", 0, _pointer(place), start, start + most * key_size, most, fd, 0, 0)
+    )
+    try:
+        _call(0, ctypes.c_int(_LOOKUP_BATCH), attributes, ctypes.c_uint(128))
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # that was all of them
+            raise
+    return int(struct.unpack_from("<I", attributes, 32)[0])
+
+
+def program_statistics(fd: int) -> tuple[int, int]:
+    """Run time in ns and runs of a program, as far as ``kernel.bpf_stats_enabled`` was on."""
+    info = ctypes.create_string_buffer(208)
+    _bpf(_OBJECT_INFO, struct.pack("<IIQ", fd, len(info), _pointer(info)))
+    spent, runs = struct.unpack_from("<QQ", info, 192)
+    return spent, runs
 
 
 def open_raw_tracepoint(program: int, name: str) -> int:

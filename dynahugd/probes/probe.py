@@ -20,6 +20,7 @@ from dynahugd.probes.maps import Maps, Sizes
 from dynahugd.probes.newcomers import Newcomers
 from dynahugd.probes.ring import Ring
 from dynahugd.probes.stages import ProbeStage, Stages
+from dynahugd.probes.usage import Meter
 
 __all__ = ["Options", "Probe", "decode"]
 
@@ -90,6 +91,10 @@ def _has_run(tgid: int) -> float:
 class Probe:
     """Loads and attaches the programs, and yields batches until it is closed.
 
+    Attributes
+    ----------
+    meter : measures what the kernel side takes.
+
     Raises
     ------
     DynahugError : when the kernel or the host cannot do it, with the next step.
@@ -107,6 +112,7 @@ class Probe:
             self.maps.set_suffixes(options.suffixes, options.wrappers)
             self._programs = loaders.load(options.loader, self.maps.fds, attach.multi_uprobes())
             self._ring = Ring(self.maps.fds["ring"], options.sizes.ring)
+            self.meter = Meter(self.maps, self._ring, self._programs.fds)
             self.interpreters = Interpreters(self._programs, report)
             self._attached = attach.attach_tasks(self._programs)
             self.stages = Stages(self._programs, self.maps, options.quiet, options.rest)

@@ -41,12 +41,17 @@ class Ring:
     fd : descriptor of the map.
     size : bytes of its data, a power of two.
     dtype : what a record looks like; its size is a multiple of 8 bytes.
+
+    Attributes
+    ----------
+    size : bytes of its data.
     """
 
     def __init__(self, fd: int, size: int, dtype: np.dtype[np.void] = layout.RECORD) -> None:
         page = mmap.PAGESIZE
         self._dtype = dtype
         self._stride = dtype.itemsize + _HEADER
+        self.size = size
         self._mask = size - 1
         self._consumer_area = mmap.mmap(fd, page)
         self._producer_area = mmap.mmap(
@@ -91,6 +96,11 @@ class Ring:
             records = view[kept, _HEADER:].copy().view(self._dtype).ravel()
         self._consumer[0] = consumed + count * self._stride
         return records
+
+    def positions(self) -> tuple[int, int]:
+        """Bytes, headers included, that wait to be read, and that were read so far."""
+        read = int(self._consumer[0])
+        return max(int(self._producer[0]) - read, 0), read
 
     def close(self) -> None:
         """Stop waiting; the mappings go with the object."""
