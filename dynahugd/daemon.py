@@ -113,6 +113,7 @@ class Daemon:
     _reload: bool = False
     _ready: bool = False
     _last_turn: float = 0.0
+    _wake: Callable[[], None] | None = None
 
     def run(self) -> None:
         """Attach, watch, and detach at SIGTERM or SIGINT; read the configuration at SIGHUP.
@@ -128,6 +129,7 @@ class Daemon:
         config = self.setup.config
         outlets = Outlets()
         probe = Probe(probe_options(config), self._report)
+        self._wake = probe.wake
         try:
             self._judge_by(self.setup, self._learner_for(self.setup))
             names = syscalls.names(syscalls.machine())
@@ -156,6 +158,7 @@ class Daemon:
             service.ready()
             self._watch(probe, pipeline, outlets, watch, service)
         finally:
+            self._wake = None
             service.stopping()
             probe.close()
             outlets.close()
@@ -172,7 +175,7 @@ class Daemon:
                 service.reloading()
                 self._take_over(probe, pipeline, outlets, watch)
                 service.ready()
-            batch = probe.read(0.25)
+            batch = probe.read(_TELL_EVERY)
             self._last_turn = time.monotonic()
             service.alive()
             self.tally.take_batch(batch)
@@ -284,6 +287,8 @@ class Daemon:
             self._reload = True
         else:
             self._stop = True
+        if self._wake is not None:
+            self._wake()
 
     def _report(self, item: Interpreter) -> None:
         path = escape(item.path)

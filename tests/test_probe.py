@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from dynahugd.loads import Load, Tracker
-from dynahugd.probes import syscalls
+from dynahugd.probes import kernel, syscalls
 from dynahugd.probes.interpreters import Coverage, Interpreters
+from dynahugd.probes.kernel import MapType
 from dynahugd.probes.layout import Bank, Kind, Loss
 from dynahugd.probes.maps import Sizes
 from dynahugd.probes.probe import Options, Probe
+from dynahugd.probes.ring import Ring
 from tests.conftest import LOADERS
 from tests.harness import cgroup_id
 
@@ -342,6 +347,24 @@ def test_an_interpreter_that_cannot_be_attached_is_forgotten_when_it_is_gone(
     found.release_gone()
     assert reported == [Coverage.NOT_COVERED, Coverage.RELEASED]
     assert found.count()[Coverage.NOT_COVERED] == 0
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_wait_for_records_ends_when_somebody_wakes_it(before: bool) -> None:
+    size = mmap.PAGESIZE
+    fd = kernel.create_map(MapType.RINGBUF, 0, 0, size, 0, "test")
+    ring = Ring(fd, size)
+    waiting = threading.Thread(target=ring.wait, args=(60,), daemon=True)
+    if before:
+        ring.wake()
+    waiting.start()
+    if not before:
+        time.sleep(0.1)
+        ring.wake()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    ring.close()
+    os.close(fd)
 
 
 def test_closing_detaches_everything(settled: Callable[[], set[str]]) -> None:

@@ -36,6 +36,9 @@ _RELEASE_EVERY, _LIVING_EVERY = 10.0, 1.0
 #: takes 5 to 10 ms, without its library as well.
 _HEADSTART = 5_000_000
 
+#: While no load is open there is a hop where there would be four.
+_REST = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -160,13 +163,16 @@ class Probe:
 
     def read(self, timeout: float | None = None) -> Batch:
         """Wait for records or for the next hop, whichever is first, and return a batch."""
-        pause = max(0.0, self._next_hop - time.monotonic())
+        now = time.monotonic()
+        pause = max(0.0, self._next_hop - now)
         self._ring.wait(pause if timeout is None else min(pause, timeout))
         records = self._ring.read()
         telling = records[(records["kind"] == Kind.BEGIN) | (records["kind"] == Kind.RUNTIME)]
         if telling.size:
             self._wake(telling)
         now = time.monotonic()
+        if records.size:
+            self._next_hop = min(self._next_hop, now + self.options.hop)
         hop = now >= self._next_hop
         if hop:
             self._next_hop = now + self.options.hop
@@ -185,6 +191,8 @@ class Probe:
         for tgid, text in runtimes:
             self.interpreters.consider(tgid, text)
         slots = self._slots(records, hop)
+        if hop and not slots.size:
+            self._next_hop = now + _REST * self.options.hop
         return Batch(
             time.monotonic_ns(),
             hop,
@@ -211,6 +219,10 @@ class Probe:
             self._next_living = now + _LIVING_EVERY
             self._anyone = self.maps.anyone()
         self.stages.turn(now, self._anyone, bool((self.maps.loads["state"] != State.FREE).any()))
+
+    def wake(self) -> None:
+        """Have the read that waits, or else the next one, return at once; for signal handlers."""
+        self._ring.wake()
 
     def _remember_exe(self, tgid: int, shown: str) -> None:
         """Short-lived processes are gone before their load is looked at.

@@ -17,6 +17,7 @@ x86-64, and the same lock orders it on arm64.
 from __future__ import annotations
 
 import mmap
+import os
 import select
 import threading
 
@@ -63,10 +64,21 @@ class Ring:
         self._barrier = threading.Lock()
         self._poll = select.epoll()
         self._poll.register(fd, select.EPOLLIN)
+        self._woken = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll.register(self._woken, select.EPOLLIN)
 
-    def wait(self, seconds: float) -> bool:
-        """Sleep until there are records or the time is over; whether there are records."""
-        return bool(self._poll.poll(max(seconds, 0.0)))
+    def wait(self, seconds: float) -> None:
+        """Sleep until there are records, the time is over, or somebody wakes us."""
+        for fd, _ in self._poll.poll(max(seconds, 0.0)):
+            if fd == self._woken:
+                os.eventfd_read(fd)
+
+    def wake(self) -> None:
+        """End the wait that lasts, or else the next one; for signal handlers and other threads.
+
+        A signal alone does not: Python goes on with what it has interrupted (PEP 475).
+        """
+        os.eventfd_write(self._woken, 1)
 
     def read(self) -> npt.NDArray[np.void]:
         """All complete records, oldest first, as a copy; shape (n,), n may be 0.
@@ -105,3 +117,4 @@ class Ring:
     def close(self) -> None:
         """Stop waiting; the mappings go with the object."""
         self._poll.close()
+        os.close(self._woken)
