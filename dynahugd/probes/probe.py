@@ -39,6 +39,10 @@ _HEADSTART = 5_000_000
 #: While no load is open there is a hop where there would be four.
 _REST = 4
 
+#: Least seconds between two batches of records. They come in bursts, and a batch costs what ten
+#: records do. The first one of a burst does not wait: who sent it may be gone soon.
+_BREATH = 0.002
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -125,7 +129,7 @@ class Probe:
             raise
         self._exes: dict[int, str] = {}
         self._anyone = False
-        self._next_hop = time.monotonic()
+        self._next_batch = self._next_hop = time.monotonic()
         self._next_release = time.monotonic() + _RELEASE_EVERY
         self._next_living = time.monotonic()
         self._newcomers = Newcomers(self.maps.newcomers, self.interpreters.look)
@@ -164,6 +168,8 @@ class Probe:
     def read(self, timeout: float | None = None) -> Batch:
         """Wait for records or for the next hop, whichever is first, and return a batch."""
         now = time.monotonic()
+        if now < self._next_batch:
+            time.sleep(self._next_batch - now)
         pause = max(0.0, self._next_hop - now)
         self._ring.wait(pause if timeout is None else min(pause, timeout))
         records = self._ring.read()
@@ -172,6 +178,7 @@ class Probe:
             self._wake(telling)
         now = time.monotonic()
         if records.size:
+            self._next_batch = now + _BREATH
             self._next_hop = min(self._next_hop, now + self.options.hop)
         hop = now >= self._next_hop
         if hop:
