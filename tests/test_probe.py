@@ -20,7 +20,7 @@ from dynahugd.probes.interpreters import Coverage, Interpreters
 from dynahugd.probes.kernel import MapType
 from dynahugd.probes.layout import Bank, Kind, Loss
 from dynahugd.probes.maps import Sizes
-from dynahugd.probes.probe import Options, Probe
+from dynahugd.probes.probe import Options, Probe, decode
 from dynahugd.probes.ring import Ring
 from tests.conftest import LOADERS
 from tests.harness import cgroup_id
@@ -317,6 +317,38 @@ def test_deep_nesting_does_not_keep_a_thread_inside(probe: Probe, model: Path) -
     )
     loads = watch(probe, source, model)
     assert all(acts(load, "execve") == [] for load in loads)
+
+
+def test_records_are_whole_and_in_order_when_the_ring_has_come_round(tmp_path: Path) -> None:
+    size = 1 << 16
+    model = tmp_path / "model.pkl"
+    model.write_bytes(pickle.dumps(1))
+    source = (
+        "import sys, time\nmodel = open(sys.argv[1], 'rb')\n"
+        "for number in range(1000):\n"
+        "    try: open(f'{sys.argv[1]}-{number}')\n"
+        "    except OSError: time.sleep(0.0002)\n"
+    )
+    probe = Probe(Options(suffixes=SUFFIXES, sizes=Sizes(ring=size)))
+    opened: list[int] = []
+    try:
+        probe.cover_host()
+        process = subprocess.Popen([sys.executable, "-c", source, model])
+        over = False
+        while not over:
+            over = process.poll() is not None
+            time.sleep(0.02)  # some ten pages of records
+            records = probe.read(0.1).records
+            own = records[records["tgid"] == process.pid]
+            over = over and not own.size
+            texts = [decode(record["text"].tobytes()) for record in own]
+            opened += [int(text.rpartition("-")[2]) for text in texts if f"{model}-" in text]
+        lost = probe.lost()[Loss.RING]
+        assert probe.meter.read().read > 4 * size
+    finally:
+        probe.close()
+    assert opened == sorted(set(opened))
+    assert 1000 - lost <= len(opened) <= 1000
 
 
 def test_a_full_table_of_loads_is_counted(tmp_path: Path) -> None:

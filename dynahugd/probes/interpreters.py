@@ -6,6 +6,7 @@ its container calls it. Files are reached through the root directory of the proc
 
 from __future__ import annotations
 
+import ctypes
 import glob
 import os
 import re
@@ -74,6 +75,13 @@ def _uprobes(runtime: Runtime) -> list[Uprobe]:
     if runtime.initialize is not None:
         uprobes.append(("dh_runtime", runtime.initialize, False))
     return uprobes
+
+
+def _give_back_memory() -> None:
+    """Return what reading files took: of 16 MB, glibc keeps 7."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # other C libraries have none
+        trim(ctypes.c_size_t(0))
 
 
 def mapped_files(tgid: int) -> Iterator[bytes]:
@@ -216,6 +224,7 @@ class Interpreters:
                 continue
             if self.look(int(entry)):
                 found.append(int(entry))
+        _give_back_memory()
         return found
 
     def look(self, tgid: int) -> bool:

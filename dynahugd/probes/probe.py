@@ -215,7 +215,7 @@ class Probe:
         rested = self.stages.stage is ProbeStage.RESTING
         self.stages.wake()
         if rested:
-            late = sum(_has_run(int(tgid)) > _HEADSTART for tgid in np.unique(telling["tgid"]))
+            late = sum(_has_run(tgid) > _HEADSTART for tgid in set(telling["tgid"].tolist()))
             self.maps.losses[Loss.LATE] += late
 
     def _turn(self, now: float) -> None:
@@ -247,6 +247,7 @@ class Probe:
     def _slots(self, records: npt.NDArray[np.void], hop: bool) -> npt.NDArray[np.intp]:
         if hop:
             return np.flatnonzero(self.maps.loads["state"] != State.FREE)
+        # Not np.unique: at its first call it imports numpy.ma, and for a few records it is slow.
         ids = sorted(set(records["load"].tolist()) - {0})
         slots = np.array([load & _SLOT for load in ids], np.intp)
         known = slots < self.options.sizes.loads

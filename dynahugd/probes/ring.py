@@ -41,7 +41,7 @@ class Ring:
     ----------
     fd : descriptor of the map.
     size : bytes of its data, a power of two.
-    dtype : what a record looks like; its size is a multiple of 8 bytes.
+    dtype : what a record looks like; its size is a multiple of 8 bytes, less than a page.
 
     Attributes
     ----------
@@ -55,12 +55,13 @@ class Ring:
         self.size = size
         self._mask = size - 1
         self._consumer_area = mmap.mmap(fd, page)
+        # Of the second copy only what the last record needs: all that is mapped counts as resident.
         self._producer_area = mmap.mmap(
-            fd, page + 2 * size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
+            fd, page + size + page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page
         )
         self._consumer = np.frombuffer(self._consumer_area, np.uint64, 1)
         self._producer = np.frombuffer(self._producer_area, np.uint64, 1)
-        self._data = np.frombuffer(self._producer_area, np.uint8, 2 * size, page)
+        self._data = np.frombuffer(self._producer_area, np.uint8, size + page, page)
         self._barrier = threading.Lock()
         self._poll = select.epoll()
         self._poll.register(fd, select.EPOLLIN)
@@ -83,17 +84,18 @@ class Ring:
     def read(self) -> npt.NDArray[np.void]:
         """All complete records, oldest first, as a copy; shape (n,), n may be 0.
 
+        Those behind the end of the data come with the next call.
+
         Waits some microseconds for a record that is still being written, then stops before it, as
         the kernel's own consumer does.
         """
         consumed = int(self._consumer[0])
         with self._barrier:
             available = int(self._producer[0]) - consumed
-        count = available // self._stride
+        start = consumed & self._mask
+        count = min(available // self._stride, -((start - self.size) // self._stride))
         if count <= 0:
             return np.empty(0, self._dtype)
-        start = consumed & self._mask
-        # The data is mapped twice in a row: what is available never exceeds the size.
         view = self._data[start : start + count * self._stride].reshape(count, self._stride)
         for _ in range(_TRIES):
             headers = view[:, :4].copy().view(np.uint32).ravel()
