@@ -26,7 +26,7 @@ from dynahugd.outputs.service import Service
 from dynahugd.outputs.tally import Tally
 from dynahugd.pipeline import Pipeline, Rules
 from dynahugd.probes import syscalls
-from dynahugd.probes.interpreters import Coverage, Interpreter
+from dynahugd.probes.interpreter import Coverage, Interpreter
 from dynahugd.probes.maps import Sizes
 from dynahugd.probes.probe import Options, Probe
 from dynahugd.verdicts import Stage, Verdict, VerdictKind

@@ -287,6 +287,21 @@ def test_the_first_load_after_an_installation_is_benign(
     assert watching.of(done.pid, "alert") == []
 
 
+def test_an_interpreter_that_is_written_over_a_program_is_seen(
+    watching: RunningDaemon, tmp_path: Path
+) -> None:
+    python, model = tmp_path / "python3.11", tmp_path / "model.pkl"
+    model.write_bytes(system("true"))
+    shutil.copy("/bin/true", python)
+    subprocess.run([python], check=True)
+    watching.wait(
+        lambda: any(f"cannot see into {python}" in line for line in watching.said), 10, "complaint"
+    )
+    python.write_bytes(Path("/usr/bin/python3.11").read_bytes())  # in the same inode
+    pid = run(f"import time\ntime.sleep(1)\n{LOAD}", model, python=str(python))
+    assert watching.expect(pid, "alert")["path"] == str(model)
+
+
 def test_an_interpreter_in_a_root_of_its_own_is_seen_and_released(
     watching: RunningDaemon, tmp_path: Path
 ) -> None:

@@ -16,7 +16,8 @@ import pytest
 
 from dynahugd.loads import Load, Tracker
 from dynahugd.probes import kernel, syscalls
-from dynahugd.probes.interpreters import Coverage, Interpreters
+from dynahugd.probes.interpreter import Coverage
+from dynahugd.probes.interpreters import MAX_CHANGED, Interpreters
 from dynahugd.probes.kernel import MapType
 from dynahugd.probes.layout import Bank, Kind, Loss
 from dynahugd.probes.maps import Sizes
@@ -379,6 +380,34 @@ def test_an_interpreter_that_cannot_be_attached_is_forgotten_when_it_is_gone(
     found.release_gone()
     assert reported == [Coverage.NOT_COVERED, Coverage.RELEASED]
     assert found.count()[Coverage.NOT_COVERED] == 0
+
+
+def test_an_interpreter_that_changes_in_place_is_looked_at_again_but_not_for_ever(
+    tmp_path: Path,
+) -> None:
+    python, other = Path("/usr/bin/python3.11").read_bytes(), b"\x7fELF" + bytes(100)
+    found = Interpreters(None)
+    file = tmp_path / "python3.11"
+
+    def coverage() -> Coverage:
+        interpreter = found.cover(str(file), str(file))
+        assert interpreter is not None
+        return interpreter.coverage
+
+    def change(to: bytes) -> Coverage:
+        inode = file.stat().st_ino
+        file.write_bytes(to)
+        assert file.stat().st_ino == inode
+        return coverage()
+
+    file.write_bytes(other)
+    assert coverage() is Coverage.NOT_COVERED
+    for _ in range(MAX_CHANGED // 2):
+        assert change(python) is Coverage.ATTACHED
+        assert change(other) is Coverage.NOT_COVERED
+    assert change(python) is Coverage.NOT_COVERED
+    found.release_gone()
+    assert coverage() is Coverage.ATTACHED
 
 
 @pytest.mark.parametrize("before", [True, False])

@@ -13,14 +13,13 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
 
 from dynahugd.probes.attach import Uprobe, attach_uprobes
-from dynahugd.probes.cpython import Runtime, SitesNotFound, find_sites
+from dynahugd.probes.cpython import Runtime
+from dynahugd.probes.interpreter import Coverage, Interpreter, look_into, stamp_of
 from dynahugd.probes.loaders import Programs
 
-__all__ = ["Coverage", "Interpreter", "Interpreters"]
+__all__ = ["MAX_CHANGED", "MAX_FILES", "Interpreters"]
 
 _INTERPRETER = re.compile(rb"^(python[0-9.]*[dt]?|libpython[^/]*\.so[^/]*|_pickle\.[^/]*so)$")
 _LIBTORCH = re.compile(rb"^libtorch[^/]*\.so")
@@ -35,33 +34,9 @@ _EMBEDDED = ("/usr/lib/libpython3*.so*", "/usr/lib/*/libpython3*.so*", "/usr/lib
 #: More files than any host has; a process that makes interpreters by the thousand is hostile.
 MAX_FILES = 512
 
-
-class Coverage(StrEnum):
-    """What is known about an interpreter's file: the label ``state`` of the metric."""
-
-    ATTACHED = "attached"
-    NOT_COVERED = "not_covered"
-    RELEASED = "released"
-
-
-@dataclass(slots=True)
-class Interpreter:
-    """One file: an executable, a libpython or a shared ``_pickle``.
-
-    Attributes
-    ----------
-    path : as the process that first showed it calls it. Hostile text.
-    coverage, reason : whether it is attached, and if not, why, as a sentence.
-    unpickler : whether its C unpickler is in this file.
-    """
-
-    path: str
-    coverage: Coverage
-    reason: str = ""
-    version: tuple[int, int] | None = None
-    unpickler: bool = False
-    fds: list[int] = field(default_factory=list)
-    reach: str = ""
+#: Known files that are looked at again between two calls of ``release_gone``, at most: to change
+#: one and run it costs a hostile process less than it costs us.
+MAX_CHANGED = 16
 
 
 def _uprobes(runtime: Runtime) -> list[Uprobe]:
@@ -75,13 +50,6 @@ def _uprobes(runtime: Runtime) -> list[Uprobe]:
     if runtime.initialize is not None:
         uprobes.append(("dh_runtime", runtime.initialize, False))
     return uprobes
-
-
-def _give_back_memory() -> None:
-    """Return what reading files took: of 16 MB, glibc keeps 7."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # other C libraries have none
-        trim(ctypes.c_size_t(0))
 
 
 def mapped_files(tgid: int) -> Iterator[bytes]:
@@ -115,9 +83,11 @@ class Interpreters:
         self._programs = programs
         self._report = report
         self.files: dict[tuple[int, int], Interpreter] = {}
+        self._looks = 0
+        self._changed = 0
 
     def cover(self, reach: str, path: str) -> Interpreter | None:
-        """Attach to a file if it is new.
+        """Attach to a file if it is new or has changed.
 
         Parameters
         ----------
@@ -136,16 +106,27 @@ class Interpreters:
             if os.pread(fd, 4, 0) != b"\x7fELF":
                 return None  # a script of that name
             status = os.fstat(fd)
-            key = (status.st_dev, status.st_ino)
+            key, stamp = (status.st_dev, status.st_ino), stamp_of(status)
             known = self.files.get(key)
-            if known is not None and known.coverage is not Coverage.RELEASED:
-                return known
-            if len(self.files) >= MAX_FILES:
+            if known is not None and known.coverage is Coverage.RELEASED:
+                known = None
+            if known is not None:
+                if known.stamp == stamp is not None or self._changed >= MAX_CHANGED:
+                    return known
+                self._changed += 1
+            elif len(self.files) >= MAX_FILES:
                 self._forget_released()
                 if len(self.files) >= MAX_FILES:
                     return None
-            interpreter = self._examine(fd, path)
-            interpreter.reach = reach
+            self._looks += 1
+            found = look_into(fd, path)
+            if known is not None:
+                if known.found == found:
+                    known.stamp = stamp
+                    return known
+                known.detach()
+            interpreter = self._attach(fd, path, found)
+            interpreter.reach, interpreter.stamp = reach, stamp
             self.files[key] = interpreter
             self._report(interpreter)
         except OSError:
@@ -156,22 +137,18 @@ class Interpreters:
             self._cover_libraries(reach, path)
         return interpreter
 
-    def _examine(self, fd: int, path: str) -> Interpreter:
-        try:
-            runtime = find_sites(fd, os.path.basename(path))
-        except SitesNotFound as error:
-            return Interpreter(path, Coverage.NOT_COVERED, str(error))
-        uprobes = _uprobes(runtime)
+    def _attach(self, fd: int, path: str, found: Runtime | str) -> Interpreter:
+        if isinstance(found, str):
+            return Interpreter(path, Coverage.NOT_COVERED, found, found)
+        uprobes = _uprobes(found)
         fds: list[int] = []
         if self._programs is not None and uprobes:
             try:
                 fds = attach_uprobes(self._programs, f"/proc/self/fd/{fd}", uprobes)
             except OSError as error:
                 reason = f"the kernel refuses its probes: {error.strerror}"
-                return Interpreter(path, Coverage.NOT_COVERED, reason, runtime.version)
-        return Interpreter(
-            path, Coverage.ATTACHED, "", runtime.version, runtime.load is not None, fds
-        )
+                return Interpreter(path, Coverage.NOT_COVERED, found, reason)
+        return Interpreter(path, Coverage.ATTACHED, found, fds=fds)
 
     def consider(self, tgid: int, text: str) -> None:
         """A process shows that it is an ML process by executing or opening ``text`` (or ``''``)."""
@@ -224,7 +201,7 @@ class Interpreters:
                 continue
             if self.look(int(entry)):
                 found.append(int(entry))
-        _give_back_memory()
+        self._give_back_memory()
         return found
 
     def look(self, tgid: int) -> bool:
@@ -240,12 +217,22 @@ class Interpreters:
                 is_ml = True
         return is_ml
 
+    def _give_back_memory(self) -> None:
+        """Return what looking into files took: of 16 MB, glibc keeps 7."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if self._looks and trim is not None:  # other C libraries have none
+            trim(ctypes.c_size_t(0))
+        self._looks = 0
+
     def release_gone(self) -> None:
         """Detach from files that no longer exist where they were and that no process runs.
 
         A probe keeps its inode alive and the file system busy, so a removed container's
-        interpreter must not stay attached. What could not be attached is forgotten, too.
+        interpreter must not stay attached. What could not be attached is forgotten, too. Also gives
+        back the memory that files took that were looked into since the last time.
         """
+        self._changed = 0
+        self._give_back_memory()
         gone = {
             key: item
             for key, item in self.files.items()
@@ -256,7 +243,7 @@ class Interpreters:
         used = self._in_use(set(gone))
         for key, interpreter in gone.items():
             if key not in used:
-                self._detach(interpreter)
+                self._release(interpreter)
 
     @staticmethod
     def _exists(key: tuple[int, int], interpreter: Interpreter) -> bool:
@@ -288,10 +275,8 @@ class Interpreters:
                 continue
         return used
 
-    def _detach(self, interpreter: Interpreter) -> None:
-        for fd in interpreter.fds:
-            os.close(fd)
-        interpreter.fds.clear()
+    def _release(self, interpreter: Interpreter) -> None:
+        interpreter.detach()
         interpreter.coverage = Coverage.RELEASED
         self._report(interpreter)
 
@@ -306,6 +291,4 @@ class Interpreters:
     def close(self) -> None:
         """Detach everything."""
         for interpreter in self.files.values():
-            for fd in interpreter.fds:
-                os.close(fd)
-            interpreter.fds.clear()
+            interpreter.detach()

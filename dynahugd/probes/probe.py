@@ -14,7 +14,8 @@ import numpy.typing as npt
 from dynahugd.probes import attach, btf, layout, loaders
 from dynahugd.probes.batch import Batch, Fact
 from dynahugd.probes.formats import DATA_ONLY, identify, read_head
-from dynahugd.probes.interpreters import Interpreter, Interpreters
+from dynahugd.probes.interpreter import Interpreter
+from dynahugd.probes.interpreters import Interpreters
 from dynahugd.probes.layout import Flag, Kind, Loss, Record, State
 from dynahugd.probes.maps import Maps, Sizes
 from dynahugd.probes.newcomers import Newcomers
