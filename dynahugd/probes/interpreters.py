@@ -96,8 +96,8 @@ class Interpreters:
         """
         try:
             status = os.stat(reach)
-            known = self.files.get((status.st_dev, status.st_ino))
-            if known is not None and known.coverage is not Coverage.RELEASED:
+            known = self._known(status)
+            if known is not None and known.stamp == stamp_of(status) is not None:
                 return known
             fd = os.open(reach, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, ValueError):
@@ -106,12 +106,10 @@ class Interpreters:
             if os.pread(fd, 4, 0) != b"\x7fELF":
                 return None  # a script of that name
             status = os.fstat(fd)
-            key, stamp = (status.st_dev, status.st_ino), stamp_of(status)
-            known = self.files.get(key)
-            if known is not None and known.coverage is Coverage.RELEASED:
-                known = None
+            stamp = stamp_of(status)
+            known = self._known(status)
             if known is not None:
-                if known.stamp == stamp is not None or self._changed >= MAX_CHANGED:
+                if self._changed >= MAX_CHANGED:
                     return known
                 self._changed += 1
             elif len(self.files) >= MAX_FILES:
@@ -127,7 +125,7 @@ class Interpreters:
                 known.detach()
             interpreter = self._attach(fd, path, found)
             interpreter.reach, interpreter.stamp = reach, stamp
-            self.files[key] = interpreter
+            self.files[status.st_dev, status.st_ino] = interpreter
             self._report(interpreter)
         except OSError:
             return None  # a folder, or gone
@@ -136,6 +134,11 @@ class Interpreters:
         if os.path.basename(path).startswith("python"):
             self._cover_libraries(reach, path)
         return interpreter
+
+    def _known(self, status: os.stat_result) -> Interpreter | None:
+        """What is known of a file, unless it was released."""
+        known = self.files.get((status.st_dev, status.st_ino))
+        return None if known is None or known.coverage is Coverage.RELEASED else known
 
     def _attach(self, fd: int, path: str, found: Runtime | str) -> Interpreter:
         if isinstance(found, str):
