@@ -139,9 +139,11 @@ bench: setup $(VENV)/.dev ## what watching costs, and how long an alert takes
 	$(BIN)/python -m benchmarks.alerting --push
 
 .PHONY: bench-cost
-bench-cost: setup $(VENV)/.lab bench-packages ## what watching costs the host, as docs/benchmarks.md
-	$(BIN)/python -m benchmarks.cost > docs/benchmarks.md.new
+bench-cost: setup $(VENV)/.lab bench-packages ## what watching costs the host, as docs/benchmarks.md and docs/scaling.md
+	$(BIN)/python -m benchmarks.cost --figures build/cost.json > docs/benchmarks.md.new
 	mv docs/benchmarks.md.new docs/benchmarks.md
+	$(BIN)/python -m benchmarks.scaling build/cost.json docs > docs/scaling.md.new
+	mv docs/scaling.md.new docs/scaling.md
 
 .PHONY: bench-paper
 bench-paper: $(VENV)/.dev ## the detector on the data of the DynaHug paper, as docs/bench-paper.md

@@ -2,12 +2,13 @@
 
     sudo .venv/bin/python -m benchmarks.cost [--only NAME...] [--quick] > docs/benchmarks.md
 
-Progress goes to standard error.
+Progress goes to standard error. ``--figures FILE`` gets what ``benchmarks.scaling`` draws.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,7 @@ def _wanted(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     parser.add_argument("--quick", dest="level", action="store_const", const=Level.QUICK)
     parser.add_argument("--tiny", dest="level", action="store_const", const=Level.TINY)
+    parser.add_argument("--figures", type=Path, metavar="FILE")
     # What a shell has measured in place of this program, which was an ML process itself.
     parser.add_argument("--measured", type=Path, help=argparse.SUPPRESS)
     parser.set_defaults(level=Level.FULL)
@@ -103,6 +105,18 @@ def _summary(sections: Sequence[Section]) -> Iterator[str]:
     yield ""
 
 
+def _write_figures(sections: Sequence[Section], file: Path) -> None:
+    rows = [
+        {"section": section.title, "table": table.title, "cells": row.cells, "values": row.values}
+        for section in sections
+        for table in section.tables
+        for row in table.rows
+        if row.values
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=1))
+
+
 def main(arguments: Sequence[str]) -> None:
     """Measure and print."""
     wanted = _wanted(arguments)
@@ -121,6 +135,8 @@ def main(arguments: Sequence[str]) -> None:
     print(about)
     if disturbed:
         print('**Another dynahugd watched this host meanwhile: "nothing" was not nothing.**\n')
+    if wanted.figures is not None:
+        _write_figures(sections, wanted.figures)
     for line in _summary(sections):
         print(line)
     for section in sections:

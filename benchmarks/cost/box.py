@@ -213,7 +213,7 @@ def _rows(samples: Samples) -> Iterator[Row]:
                     seconds(samples.difference(case, condition, base)),
                     str(ratio.rounds),
                 )
-                yield Row(cells, goal)
+                yield Row(cells, goal, {"more": samples.difference(case, condition, base)})
 
 
 def measure(results: Path) -> Section:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
 
@@ -109,10 +109,16 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Cells of a table, the first of which names the row, and the goal that it is about."""
+    """Cells of a table, the first of which names the row, and the goal that it is about.
+
+    Attributes
+    ----------
+    values : what the cells say, as numbers in SI units by name, for pictures.
+    """
 
     cells: tuple[str, ...]
     goal: Goal | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,5 +196,6 @@ def compare(
             else:
                 cells.append("-")
         cells.append(str(samples.rounds(case, base)))
-        rows.append(Row(tuple(cells), goal(case)))
+        values = {base: samples.median(case, base)}
+        rows.append(Row(tuple(cells), goal(case), values))
     return ("", base, *others, "rounds"), tuple(rows)

@@ -118,7 +118,8 @@ def _ways(level: Level, folder: Path) -> Table:
         for where in processors:
             more = samples.difference(where, way, "nothing")
             cells += [seconds(samples.median(where, way)), seconds(more)]
-        rows.append(Row((*cells, str(samples.rounds(_ALONE, way)))))
+        values = {"more": samples.difference(_ALONE, way, "nothing")}
+        rows.append(Row((*cells, str(samples.rounds(_ALONE, way))), None, values))
     header = [""]
     for where in processors:
         header += [where, "more than nothing"]

@@ -77,7 +77,8 @@ def _open_loads(level: Level, folder: Path, model: Path) -> Table:
                 seconds(share / loads),
                 _lost(daemon),
             )
-            rows.append(Row(cells, Goal("none lost", lost, 0, count(lost))))
+            values = {"loads": loads, "calls": calls, "cpu": share}
+            rows.append(Row(cells, Goal("none lost", lost, 0, count(lost)), values))
     header = ("loads", "seen", "calls/s", "CPU of the daemon", "a load and second", "lost")
     return Table("Loads open at once", header, tuple(rows))
 
@@ -110,7 +111,8 @@ def _burst(daemon: Daemon, model: Path, rate: float, length: float) -> Row:
         seconds(late),
     )
     wrong = max(missing, lost) + unsure
-    return Row(cells, Goal("none lost", wrong, 0, count(wrong)))
+    values = {"rate": loads / taken, "cpu": spent / loads, "late": late, "wrong": wrong / loads}
+    return Row(cells, Goal("none lost", wrong, 0, count(wrong)), values)
 
 
 def _bursts(level: Level, model: Path) -> Table:
@@ -163,7 +165,7 @@ def _forks(level: Level, folder: Path, model: Path) -> Table:
             )
         over = 0 if tasks is None or left is None else max(left - tasks, 0)
         goal = Goal("none lost, no task left", lost + over, 0, count(lost + over))
-        rows.append(Row(cells, goal))
+        rows.append(Row(cells, goal, {"fork": taken / number, "cpu": spent / number}))
     header = (
         "forked in",
         "processes",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from benchmarks.cost.processes import cpu_seconds
 
@@ -23,6 +23,7 @@ __all__ = ["READY", "TASKS_MAP", "Daemon", "command", "tracked_tasks", "watching
 READY = "ready after"
 #: The kernel's table of the tasks that it tracks.
 TASKS_MAP = "dh_tasks"
+_ADDRESS = re.compile(r"http://[0-9.:]+/metrics")
 _SAMPLE = re.compile(r"^([^#\s{]+)(\{[^}]*\})? (\S+)$", re.MULTILINE)
 
 
@@ -93,15 +94,15 @@ class Daemon:
 
 
 @contextmanager
-def watching(*options: str) -> Iterator[Daemon]:
-    """A daemon from ready to its end."""
+def watching(*options: str, stdout: BinaryIO | int = subprocess.DEVNULL) -> Iterator[Daemon]:
+    """A daemon from ready to its end; its verdicts go to ``stdout``."""
     with tempfile.TemporaryDirectory() as folder:
         said, alert_log = Path(folder, "said"), Path(folder, "alerts.jsonl")
         with said.open("wb") as log:
             started = time.monotonic()
             process = subprocess.Popen(
                 command("--alert-log", str(alert_log), *options),
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=log,
             )
         try:
@@ -110,8 +111,10 @@ def watching(*options: str) -> Iterator[Daemon]:
                     raise RuntimeError(f"the daemon does not start: {text[-2000:]}")
                 time.sleep(0.002)
             ready = time.monotonic() - started
-            address = text.split("metrics at ", 1)[1].split()[0]
-            yield Daemon(process.pid, ready, address, alert_log, said)
+            address = _ADDRESS.search(text)
+            if address is None:
+                raise RuntimeError(f"the daemon does not say where its metrics are: {text[-2000:]}")
+            yield Daemon(process.pid, ready, address[0], alert_log, said)
         finally:
             process.terminate()
             process.wait(60)
