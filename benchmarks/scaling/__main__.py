@@ -114,13 +114,11 @@ nobody has to keep.
 
 def _bytes(number: float) -> str:
     """Bytes with their (decimal) unit."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            break
+    units = ["TB", "GB", "MB", "kB", "B"]
+    while number >= 1000 and len(units) > 1:
         number /= 1000
-    else:
-        unit = "TB"
-    return f"{number:.3g} {unit}"
+        units.pop()
+    return f"{number:.3g} {units[-1]}"
 
 
 def _by_loads(output: Output) -> tuple[str, str]:
