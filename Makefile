@@ -133,17 +133,20 @@ baseline: setup $(VENV)/.lab ## perform benign loads under the probe and train t
 	$(BIN)/dynahugd train benchmarks/baseline/recording.parquet -o dynahugd/baseline/embedded.npz
 
 .PHONY: bench
-bench: setup $(VENV)/.dev ## what watching costs, and how long an alert takes
-	$(BIN)/python -m benchmarks.startup
-	$(BIN)/python -m benchmarks.messages
-	$(BIN)/python -m benchmarks.alerting --push
-
-.PHONY: bench-cost
-bench-cost: setup $(VENV)/.lab bench-packages ## what watching costs the host, as docs/benchmarks.md and docs/scaling.md
+bench: setup $(VENV)/.lab bench-packages ## what watching costs, as docs/benchmarks.md and docs/scaling.md
 	$(BIN)/python -m benchmarks.cost --figures build/cost.json > docs/benchmarks.md.new
 	mv docs/benchmarks.md.new docs/benchmarks.md
 	$(BIN)/python -m benchmarks.scaling build/cost.json docs > docs/scaling.md.new
 	mv docs/scaling.md.new docs/scaling.md
+
+.PHONY: bench-first-load
+bench-first-load: setup $(VENV)/.dev ## whether the first load after an idle time is caught, 1,000 times
+	$(BIN)/python -m benchmarks.first_load --from watching
+	$(BIN)/python -m benchmarks.first_load --from resting
+
+.PHONY: bench-alerting
+bench-alerting: setup $(VENV)/.dev ## how long it takes until Alertmanager has an alert
+	$(BIN)/python -m benchmarks.alerting --push
 
 .PHONY: bench-paper
 bench-paper: $(VENV)/.dev ## the detector on the data of the DynaHug paper, as docs/bench-paper.md

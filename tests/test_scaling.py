@@ -77,7 +77,7 @@ def test_what_was_not_measured_is_said_in_a_sentence(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "benchmarks.scaling: 'Scale' was left out of the figures: measure all with "
-        "'make bench-cost'\n"
+        "'make bench'\n"
     )
 
 
@@ -89,5 +89,5 @@ def test_a_file_without_figures_is_refused_in_a_sentence(tmp_path: Path, content
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith(f"benchmarks.scaling: {file} has no figures")
-    assert done.stderr.endswith("write it with 'make bench-cost'\n")
+    assert done.stderr.endswith("write it with 'make bench'\n")
     assert done.stderr.count("\n") == 1

@@ -50,7 +50,7 @@ NAMES = (_BOX, *_PARTS)
 _ABOUT = """\
 # What watching costs
 
-`make bench-cost` writes this page: `python -m benchmarks.cost`, {level}, on {date}. Conditions that
+`make bench` writes this page: `python -m benchmarks.cost`, {level}, on {date}. Conditions that
 are compared take turns, round by round and in alternating order, so that what drifts meets all
 alike. A "k" is 1,000; times are medians.
 

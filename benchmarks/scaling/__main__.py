@@ -33,7 +33,7 @@ _SAMPLE = 1.5
 _CURVES = """\
 # Scaling
 
-`python -m benchmarks.scaling` writes this page from the figures of `make bench-cost`
+`python -m benchmarks.scaling` writes this page from the figures of `make bench`
 ([benchmarks](benchmarks.md)) and from one more daemon that watches 100 loads. What is computed for
 more than was measured says so.
 

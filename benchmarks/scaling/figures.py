@@ -44,7 +44,7 @@ class Figures:
             return cls(content["machine"], {key: tuple(rows) for key, rows in tables.items()})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DynahugError(
-                f"{file} has no figures ({error}): write it with 'make bench-cost'"
+                f"{file} has no figures ({error}): write it with 'make bench'"
             ) from error
 
     def table(self, section: str, title: str = "") -> tuple[Line, ...]:
@@ -58,7 +58,7 @@ class Figures:
             return self.tables[section, title]
         except KeyError as error:
             raise DynahugError(
-                f"{section!r} was left out of the figures: measure all with 'make bench-cost'"
+                f"{section!r} was left out of the figures: measure all with 'make bench'"
             ) from error
 
     def value(self, section: str, title: str, name: str, *cells: str) -> float:
