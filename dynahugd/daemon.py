@@ -33,8 +33,8 @@ from dynahugd.verdicts import Stage, Verdict, VerdictKind
 
 __all__ = ["Daemon", "Setup", "probe_options", "rules"]
 
-#: The loop has to come round this often to be called healthy, in seconds.
-_HEALTHY = 10.0
+#: Seconds in which the loop has to come round to be called healthy, and in which it does.
+_HEALTHY, _TURN = 10.0, 5.0
 
 #: Seconds between two looks at what is said at most that often.
 _TELL_EVERY = 1.0
@@ -175,7 +175,7 @@ class Daemon:
                 service.reloading()
                 self._take_over(probe, pipeline, outlets, watch)
                 service.ready()
-            batch = probe.read(_TELL_EVERY)
+            batch = probe.read(_TURN)
             self._last_turn = time.monotonic()
             service.alive()
             self.tally.take_batch(batch)

@@ -76,8 +76,7 @@ def test_what_was_not_measured_is_said_in_a_sentence(tmp_path: Path) -> None:
     done = scaling(tmp_path, [item for item in ROWS if item["section"] != "Scale"])
     assert done.returncode == 1
     assert done.stderr == (
-        "benchmarks.scaling: 'Scale' was left out of the figures: measure all with "
-        "'make bench'\n"
+        "benchmarks.scaling: 'Scale' was left out of the figures: measure all with 'make bench'\n"
     )
 
 

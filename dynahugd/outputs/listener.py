@@ -256,7 +256,7 @@ class _Server(socketserver.ThreadingTCPServer):
         self._open.pop(request, None)
 
     def service_actions(self) -> None:
-        """End the connections whose time is up; called at least twice a second."""
+        """End the connections whose time is up; called a tenth of that time apart."""
         self.hang_up(time.monotonic())
 
     def hang_up(self, until: float) -> None:
@@ -307,7 +307,9 @@ class Listener:
         self.port = int(self._server.server_address[1])
         self._say = say
         self.use(web)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(limits.total / 10,), name="http", daemon=True
+        )
         self._thread.start()
 
     def use(self, web: WebConfig | None) -> None:
@@ -322,7 +324,7 @@ class Listener:
     def close(self) -> None:
         """Stop serving, and end the connections that are open."""
         with suppress(OSError):
-            # Wakes the thread, which else looks twice a second whether it is to stop.
+            # Wakes the thread, which else looks now and then only whether it is to stop.
             self._server.socket.shutdown(socket.SHUT_RDWR)
         self._server.shutdown()
         self._server.server_close()

@@ -37,8 +37,9 @@ _RELEASE_EVERY, _LIVING_EVERY = 10.0, 1.0
 #: takes 5 to 10 ms, without its library as well.
 _HEADSTART = 5_000_000
 
-#: While no load is open there is a hop where there would be four.
-_REST = 4
+#: While no load is open there is a hop where there would be ten: what a daemon that does nothing
+#: costs is how often it wakes up, with nothing of it left in the processor's caches.
+_REST = 10
 
 #: Least seconds between two batches of records. They come in bursts, and a batch costs what ten
 #: records do. The first one of a burst does not wait: who sent it may be gone soon.
