@@ -68,6 +68,7 @@ class Tracker:
         self.linger = linger
         self._finish = finish
         self.open: dict[int, Load] = {}
+        self._closing: dict[int, Load] = {}  # those of which the span has ended
         self._done: set[int] = set()
         # The table of loads is read after the ring: it may tell the end of a load whose last
         # records come with the next batch. So an end that the table alone tells, and that nothing
@@ -99,6 +100,7 @@ class Tracker:
             elif kind == Kind.END:
                 if not load.end:
                     load.end, load.reason = record.time, int(record.args[0])
+                    self._closing[load_id] = load
                     update.ended = True
             elif kind in _TELLING:
                 act = self._act(record)
@@ -202,13 +204,12 @@ class Tracker:
             if load.id in self._ended:
                 # Ended from user space, or the record of the end was lost.
                 load.end, load.reason = time, state.reason
+                self._closing[load.id] = load
                 updates.setdefault(load.id, Update(load)).ended = True
             self._ended.add(load.id)
 
     def _close(self, time: int, updates: dict[int, Update]) -> None:
-        for load in list(self.open.values()):
-            if not load.end:
-                continue
+        for load in list(self._closing.values()):
             if load.id in self._leaving or time - load.end > self.linger:
                 update = updates.setdefault(load.id, Update(load))
                 update.over = True
@@ -217,7 +218,7 @@ class Tracker:
                 self._leaving.add(load.id)
 
     def _forget(self, load: Load) -> None:
-        del self.open[load.id]
+        del self.open[load.id], self._closing[load.id]
         self._ended.discard(load.id)
         self._leaving.discard(load.id)
         self._done.add(load.id)
