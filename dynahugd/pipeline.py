@@ -143,7 +143,9 @@ class Pipeline:
             self._builder.add(load, update.acts)
             if not load.is_model:
                 continue
-            progress = self._progress.setdefault(load.id, _Progress())
+            progress = self._progress.get(load.id)
+            if progress is None:
+                progress = self._progress[load.id] = _Progress()
             rows = self._builder.build(load, time)
             if self._learner is not None:
                 progress.keep(rows)

@@ -96,6 +96,9 @@ class Row:
 _RECENT = 65536
 
 
+_NOTHING = np.zeros(0, np.uint64)
+
+
 @dataclass(slots=True)
 class _State:
     columns: Counter[str] = field(default_factory=Counter)
@@ -104,7 +107,7 @@ class _State:
     snapshots: deque[tuple[int, npt.NDArray[np.uint64]]] = field(default_factory=deque)
     # The row of the whole load and its calls, until something happens; what they were made of.
     whole: Row | None = None
-    calls: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    calls: npt.NDArray[np.uint64] = field(default_factory=lambda: _NOTHING)
     counters: npt.NDArray[np.uint64] | None = None
     format: str = ""
 
@@ -125,9 +128,15 @@ class RowBuilder:
         self.window = window
         self._states: dict[int, _State] = {}
 
+    def _state(self, load: Load) -> _State:
+        state = self._states.get(load.id)
+        if state is None:
+            state = self._states[load.id] = _State()
+        return state
+
     def add(self, load: Load, acts: Iterable[Act]) -> None:
         """Take in acts of a load."""
-        state = self._states.setdefault(load.id, _State())
+        state = self._state(load)
         for act in acts:
             if not load.holds(act):
                 continue
@@ -158,7 +167,7 @@ class RowBuilder:
 
         The first is the same object as before while nothing has happened.
         """
-        state = self._states.setdefault(load.id, _State())
+        state = self._state(load)
         if state.counters is not load.counters or state.format != load.format:
             state.counters, state.format = load.counters, load.format
             state.calls, state.whole = load.calls(), None

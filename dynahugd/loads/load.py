@@ -54,6 +54,11 @@ class Act:
     odd: bool
 
 
+#: Counters of a load before they are read: one array for all, as 12 KiB a load are not for nothing.
+_UNCOUNTED = np.zeros((BANKS, 512), np.uint64)
+_UNCOUNTED.flags.writeable = False
+
+
 @dataclass(slots=True, eq=False)
 class Load:
     """One load, from its begin to the end of its last descendant.
@@ -90,9 +95,7 @@ class Load:
     inside: bool = False
     uncounted: bool = False
     cut: str = ""
-    counters: npt.NDArray[np.uint64] = field(
-        default_factory=lambda: np.zeros((BANKS, 512), np.uint64)
-    )
+    counters: npt.NDArray[np.uint64] = field(default_factory=lambda: _UNCOUNTED)
     counted: int = 0
     acts: list[Act] = field(default_factory=list)
     files: dict[tuple[int, int], str] = field(default_factory=dict)

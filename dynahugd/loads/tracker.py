@@ -14,7 +14,7 @@ from dynahugd.probes.layout import HALF, Bank, Exact, Flag, Kind, Reason, Record
 __all__ = ["Tracker", "Update"]
 
 _KINDS = {kind.value: kind for kind in Kind}
-_TELLING = (Kind.OPEN, Kind.CALL, Kind.GLOBAL, Kind.BIRTH, Kind.EXEC)
+_TELLING = {Kind.OPEN.value, Kind.CALL.value, Kind.GLOBAL.value, Kind.BIRTH.value, Kind.EXEC.value}
 # The flags as plain numbers: an operation on an enumeration's members takes a microsecond.
 _INSIDE, _DESCENDANT, _AFTER = Flag.INSIDE.value, Flag.DESCENDANT.value, Flag.AFTER.value
 _TRUNCATED = Flag.TRUNCATED.value
@@ -89,7 +89,9 @@ class Tracker:
                 if load_id in self._done:
                     continue
                 load = self._begin(record)
-            update = updates.setdefault(load_id, Update(load))
+            update = updates.get(load_id)
+            if update is None:
+                update = updates[load_id] = Update(load)
             if kind == Kind.BEGIN:
                 load.begin = int(record.args[2])
                 load.uncounted = bool(record.flags & Flag.UNCOUNTED)
@@ -104,7 +106,7 @@ class Tracker:
                     update.ended = True
             elif kind in _TELLING:
                 act = self._act(record)
-                load.inside |= act.inside
+                load.inside = load.inside or act.inside
                 update.acts.append(act)
                 load.remember(act)
         self._take_states(batch, updates)
