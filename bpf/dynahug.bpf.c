@@ -30,6 +30,7 @@
 #define PATH_MAX_ 4096
 
 struct scratch {
+	__u64 base;			/* where the last name of a path begins, see forget() */
 	char front[DH_SUFFIX];		/* the end of a short path is read from here on */
 	char path[PATH_MAX_ + DH_TEXT]; /* the slack keeps masked offsets in bounds */
 };
@@ -489,18 +490,6 @@ static __always_inline __u32 suffix_at(struct scratch *s, __u32 end, __u32 *dot)
 	return value ? *value : 0;
 }
 
-static __always_inline int is_model(struct scratch *s, long n)
-{
-	__u32 dot = 0, kind;
-
-	if (n < 3)
-		return 0;
-	kind = suffix_at(s, n - 1, &dot);
-	if (kind == 2)
-		kind = suffix_at(s, dot, &dot);
-	return kind == 1;
-}
-
 static __always_inline __u32 basename_at(struct scratch *s, long n)
 {
 	__u32 i;
@@ -514,7 +503,47 @@ static __always_inline __u32 basename_at(struct scratch *s, long n)
 	return PATH_MAX_; /* longer than any name that we look for */
 }
 
+/*
+ * A number as the verifier cannot know it: else it follows each end of the search for the last slash
+ * through all that comes after it, and gives up.
+ */
+static __always_inline __u32 forget(struct scratch *s, __u32 base)
+{
+	*(volatile __u64 *)&s->base = base;
+	return *(volatile __u64 *)&s->base;
+}
+
 #define AT(k) (s->path[((b) + (k)) & (PATH_MAX_ - 1)])
+
+/*
+ * The .pth files beside installed packages are lines for the module site, which reads all of them
+ * at the start of every interpreter: torch's suffix, but no models.
+ */
+static __always_inline int is_path_file(struct scratch *s, long n, __u32 b)
+{
+	__u64 folder[2] = {};
+	__u32 ends = 0;
+
+	if (b < 16 || b == PATH_MAX_)
+		return 0;
+	bpf_probe_read_kernel(&ends, sizeof(ends), s->path + ((n - 5) & (PATH_MAX_ - 1)));
+	bpf_probe_read_kernel(folder, sizeof(folder), s->path + ((b - 16) & (PATH_MAX_ - 1)));
+	/* ".pth" in "?/site-packages/" or "?/dist-packages/"; both architectures are little-endian. */
+	return ends == 0x6874702e && folder[1] == 0x2f736567616b6361ULL &&
+	       (folder[0] >> 8 == 0x702d657469732fULL || folder[0] >> 8 == 0x702d747369642fULL);
+}
+
+static __always_inline int is_model(struct scratch *s, long n)
+{
+	__u32 dot = 0, kind;
+
+	if (n < 3)
+		return 0;
+	kind = suffix_at(s, n - 1, &dot);
+	if (kind == 2)
+		kind = suffix_at(s, dot, &dot);
+	return kind == 1;
+}
 
 static __always_inline int is_python(struct scratch *s, long n)
 {
@@ -524,18 +553,20 @@ static __always_inline int is_python(struct scratch *s, long n)
 	       AT(4) == 'o' && AT(5) == 'n';
 }
 
-/* libpython*, libtorch*, _pickle*: the libraries that make a process an ML process. */
-static __always_inline int is_runtime(struct scratch *s, long n)
+/* Whether a path can be a library's: it ends as .so or .so.1 do. */
+static __always_inline int is_library(struct scratch *s, long n)
 {
 	char last;
-	__u32 b;
 
 	if (n < 8)
 		return 0;
 	last = s->path[(n - 2) & (PATH_MAX_ - 1)];
-	if (last != 'o' && (last < '0' || last > '9')) /* neither .so nor .so.1 */
-		return 0;
-	b = basename_at(s, n);
+	return last == 'o' || (last >= '0' && last <= '9');
+}
+
+/* libpython*, libtorch*, _pickle*: the libraries that make a process an ML process. */
+static __always_inline int is_runtime(struct scratch *s, __u32 b)
+{
 	if (b == PATH_MAX_)
 		return 0;
 	if (AT(0) == '_')
@@ -690,7 +721,7 @@ static __always_inline void notice_runtime(struct syscall_args *args, __u32 acti
 	if (!s)
 		return;
 	n = bpf_probe_read_user_str(s->path, PATH_MAX_, (const void *)address);
-	if (n <= 0 || n > PATH_MAX_ || !is_runtime(s, n))
+	if (n <= 0 || n > PATH_MAX_ || !is_library(s, n) || !is_runtime(s, basename_at(s, n)))
 		return;
 	t = track(ids >> 32, (__u32)ids, DH_TASK_ML);
 	if (t)
@@ -850,6 +881,7 @@ static __always_inline int opened(__s64 ret)
 	struct dh_load *l;
 	struct scratch *s;
 	__u64 address;
+	__u32 b;
 	long n;
 
 	if (!t || !t->open_path)
@@ -863,18 +895,19 @@ static __always_inline int opened(__s64 ret)
 	n = bpf_probe_read_user_str(s->path, PATH_MAX_, (const void *)address);
 	if (n > PATH_MAX_)
 		return 0;
+	b = forget(s, n > 0 ? basename_at(s, n) : PATH_MAX_);
 
 	if (ret >= 0) {
 		/* The descriptor was free: whatever load still claims it was closed unseen. */
 		l = load_of_file(t->tgid, ret, &key);
 		if (l)
 			end_load(t, l, DH_CLOSED);
-		if (n > 0 && is_runtime(s, n))
+		if (n > 0 && is_library(s, n) && is_runtime(s, b))
 			report_runtime(t, s, n);
 	}
 	if (ret >= 0 && n > 0 && t->flags & DH_TASK_ML && !t->depth &&
 	    (t->open_flags & O_ACCMODE_) != O_WRONLY_ && !(t->open_flags & O_NO_DATA_) &&
-	    is_model(s, n)) {
+	    is_model(s, n) && !is_path_file(s, n, b)) {
 		emancipate(t);
 		if (!(t->flags & DH_TASK_CHILD)) {
 			current_load(t);

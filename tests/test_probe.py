@@ -30,7 +30,7 @@ pytestmark = pytest.mark.ebpf
 
 NAMES = syscalls.names(syscalls.machine())
 NUMBER = syscalls.numbers(syscalls.machine())
-SUFFIXES = ("pkl", "pt", "npy", "h5")
+SUFFIXES = ("pkl", "pt", "pth", "npy", "h5")
 
 
 @pytest.fixture(scope="module", params=LOADERS)
@@ -449,3 +449,29 @@ def settled() -> Callable[[], set[str]]:
         return {line.split(":")[0] for line in output.splitlines() if "name dh_" in line}
 
     return programs
+
+
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+def test_the_path_files_of_installed_packages_are_no_loads(
+    probe: Probe, tmp_path: Path, folder: str
+) -> None:
+    packages = tmp_path / folder
+    packages.mkdir()
+    names = (packages / "a.pth", packages / "b.pt", tmp_path / "c.pth", packages / "d" / "e.pth")
+    names[-1].parent.mkdir()
+    for path in names:
+        path.write_bytes(pickle.dumps(1))
+    source = "import sys\nfor path in sys.argv[1:]: open(path, 'rb').close()"
+    opened = {load.path for load in watch(probe, source, *names)}
+    assert opened == {str(path) for path in names[1:]}
+
+
+def test_a_model_that_hides_among_path_files_is_seen_by_its_unpickling(
+    probe: Probe, tmp_path: Path
+) -> None:
+    path = tmp_path / "site-packages" / "evil.pth"
+    path.parent.mkdir()
+    path.write_bytes(b"cposix\nmkdir\n(V" + str(tmp_path / "made").encode() + b"\ntR.")
+    (load,) = watch(probe, "import pickle, sys; pickle.load(open(sys.argv[1], 'rb'))", path)
+    assert load.memory
+    assert acts(load, "mkdir") == [str(tmp_path / "made")]

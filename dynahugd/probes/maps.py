@@ -23,7 +23,8 @@ from dynahugd.probes.kernel import MapType
 __all__ = ["Maps", "Sizes"]
 
 _MMAPABLE = 1 << 10
-_PATH_MAX = 4096
+#: Bytes of ``struct scratch``.
+_SCRATCH = 8 + layout.SUFFIX + 4096 + layout.TEXT
 _WRAPPER_SUFFIX, _MODEL_SUFFIX = 2, 1
 _APART = 0x100
 
@@ -79,7 +80,7 @@ class Maps:
             "actions": (MapType.ARRAY, 4, 4, syscalls.SYSCALLS, 0),
             "config": (MapType.ARRAY, 4, layout.CONFIG.itemsize, 1, _MMAPABLE),
             "newcomers": (MapType.QUEUE, 0, 4, _NEWCOMERS, 0),
-            "scratches": (MapType.PERCPU_ARRAY, 4, layout.SUFFIX + _PATH_MAX + layout.TEXT, 1, 0),
+            "scratches": (MapType.PERCPU_ARRAY, 4, _SCRATCH, 1, 0),
         }
         self.fds: dict[str, int] = {}
         self._suffixes: set[bytes] = set()
