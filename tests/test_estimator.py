@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,8 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 import dynahugd.baseline
-from dynahugd.baseline import ClusteredOneClassSVM
+import dynahugd.baseline.estimator as training
+from dynahugd.baseline import ClusteredOneClassSVM, groups
 
 Floats = npt.NDArray[np.float64]
 
@@ -183,6 +185,100 @@ def test_what_one_kind_shows_is_no_excuse_for_another() -> None:
     fresh[:, 5:] = 0, 1
     forgiving = fitted(rows, clusters=1, contexts=range(7), flags=(5, 6), ordinary=ordinary)
     assert (forgiving.predict(fresh) == 1).all()
+
+
+#: Far fewer rows than a cluster has.
+SAMPLED = {"max_sample": 300, "max_rows": 200}
+
+
+def test_no_more_rows_than_the_sample_enter_what_does_not_scale(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: dict[str, list[int]] = {}
+    for name in ("KMeans", "LedoitWolf", "OneClassSVM"):
+        fit = getattr(training, name).fit
+
+        def counted(
+            self: object, rows: Floats, name: str = name, fit: Callable[..., object] = fit
+        ) -> object:
+            sizes.setdefault(name, []).append(len(rows))
+            return fit(self, rows)
+
+        monkeypatch.setattr(getattr(training, name), "fit", counted)
+    fitted(FRESH, **SAMPLED)
+    assert set(sizes["KMeans"]) == {300}
+    assert max(sizes["LedoitWolf"]) == 300
+    assert max(sizes["OneClassSVM"]) == 200
+
+
+def test_what_is_sampled_is_told_by_the_seed() -> None:
+    one, again, other = (fitted(FRESH, **SAMPLED, random_state=seed) for seed in (3, 3, 4))
+    assert np.array_equal(one.score_samples(BENIGN), again.score_samples(BENIGN))
+    assert np.array_equal(one.held_out_, again.held_out_)
+    assert not np.array_equal(one.score_samples(BENIGN), other.score_samples(BENIGN))
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1])
+def test_a_sample_costs_neither_calibration_nor_recall(alpha: float) -> None:
+    fresh = counts(5000, seed=4)
+    more = fresh[:500].copy()
+    more[:, CLOSE] += 1
+    for options in ({}, SAMPLED):
+        found = fitted(FRESH, alpha=alpha, **options)
+        spread = math.sqrt(alpha * (1 - alpha) * (1 / len(fresh) + 1 / len(FRESH)))
+        assert abs((found.predict(fresh) == -1).mean() - alpha) < 4 * spread
+        assert (found.predict(more) == -1).all()
+        assert found.held_out_.shape == (len(FRESH),)
+
+
+def test_what_rows_outside_the_sample_show_is_known_nevertheless() -> None:
+    rows = FRESH.copy()
+    rows[:5, EXEC] = 3
+    found = fitted(rows, **SAMPLED, clusters=1, quorum=3).detector_.clusters[0]
+    assert found.seen[EXEC]
+    assert (found.low == rows.min(axis=0)).all()
+    assert (found.high == rows.max(axis=0)).all()
+    assert found.rows == found.loads == len(rows)
+
+
+def test_single_precision_changes_no_score_of_whole_counts(
+    estimator: ClusteredOneClassSVM,
+) -> None:
+    half = fitted(BENIGN.astype(np.float32))
+    expected = estimator.score_samples(FRESH)
+    assert np.array_equal(half.score_samples(FRESH.astype(np.float32)), expected)
+
+
+def test_chunks_change_nothing_but_the_last_digits(
+    estimator: ClusteredOneClassSVM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = estimator.score_samples(FRESH)
+    monkeypatch.setattr(groups, "_CHUNK", 64)
+    again = fitted()
+    assert np.allclose(again.score_samples(FRESH), expected, rtol=1e-9)
+    assert np.allclose(again.held_out_, estimator.held_out_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_a_tally_counts_each_group_once(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    rows, owner, fold = (
+        rng.poisson(0.2, (200, 4)),
+        rng.integers(40, size=200),
+        rng.integers(3, size=40),
+    )
+    some = rng.permutation(200)[:150]
+    monkeypatch.setattr(groups, "_CHUNK", chunk)
+    tally = groups.Groups(rows.astype(float), owner, fold, 3).tally(some)
+    for part in range(3):
+        own = some[fold[owner[some]] == part]
+        pairs = {(owner[row], feature) for row in own for feature in np.flatnonzero(rows[row])}
+        showing = [sum(feature == f for _, f in pairs) for feature in range(4)]
+        assert tally.showing[part].tolist() == showing
+        assert tally.groups[part] == len(set(owner[own]))
+        assert tally.rows[part] == len(own)
+        assert (tally.low[part] == rows[own].min(axis=0)).all()
+        assert (tally.high[part] == rows[own].max(axis=0)).all()
 
 
 @pytest.mark.parametrize(

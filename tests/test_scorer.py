@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynahugd.baseline import Baseline
+from dynahugd.baseline import Baseline, files
 from dynahugd.baseline.detector import DECISIVE, MILD, TAIL, Calibration
 from dynahugd.baseline.model import common_globals
 from dynahugd.baseline.scorer import Scorer
@@ -73,6 +73,11 @@ def matrix_of(baseline: Baseline, loads: list[list[Row]]) -> Floats:
 def verdict(baseline: Baseline, rows: list[Row]) -> float:
     """A load's p-value: that of its worst row."""
     return min(baseline.score(row, reasons=False).p_value for row in rows)
+
+
+def test_loads_are_gone_through_once_and_not_kept(baseline: Baseline) -> None:
+    streamed = train(iter(BENIGN), baseline.known_globals, {"loads": len(BENIGN)}, CLUSTERS)
+    assert files.digest(streamed) == files.digest(baseline)
 
 
 def test_the_decision_is_scikit_learns_to_nine_digits(baseline: Baseline) -> None:

@@ -5,13 +5,17 @@ clusters are found in the benign data by k-means on the context columns; in each
 whitening by the Ledoit-Wolf covariance, an RBF one-class SVM; p-values by cross-conformal
 calibration over folds of loads, so that every benign load is held out once (Vovk, *Annals of
 Mathematics and Artificial Intelligence* 74, 2015).
+
+However many rows there are, all of them are tallied and all held-out groups are scored; k-means,
+scaling and covariance see samples of ``max_sample`` rows, the one-class SVMs of ``max_rows``. The
+memory on top of the rows is bounded by these two, but for some numbers for each row.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -29,16 +33,13 @@ from dynahugd.baseline.detector import (
     Cluster,
     Detector,
     Floats,
-    by_label,
     in_context,
     nearest,
     robust,
 )
+from dynahugd.baseline.groups import Counts, Groups, Indices, Mask, Tally, chunks
 
 __all__ = ["ClusteredOneClassSVM"]
-
-Mask = npt.NDArray[np.bool_]
-Indices = npt.NDArray[np.intp]
 
 #: Standard deviation of a context's log count is taken to be at least this.
 _CONTEXT_SCALE = 0.5
@@ -46,6 +47,16 @@ _CONTEXT_SCALE = 0.5
 _FLAG_WEIGHT = 3.0
 #: A cluster with fewer groups in a fold is left out of it: its rows go to the next one.
 _FOLD_LEAST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Partition:
+    """Rows by nearest centre: labels; of each cluster, the rows that teach and their tally."""
+
+    centres: Floats
+    labels: Indices
+    members: tuple[Indices, ...]
+    tallies: tuple[Tally, ...]
 
 
 class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -85,6 +96,9 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         A cluster with fewer held-out groups is calibrated by those of all clusters.
     max_rows : int
         At most so many rows enter a one-class SVM; more are sampled.
+    max_sample : int
+        At most so many rows, of the typical ones and of each cluster, enter k-means, scaling and
+        covariance; more are sampled.
     random_state : int
         Of everything random.
 
@@ -119,6 +133,7 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         folds: int = 5,
         own_calibration: int = 200,
         max_rows: int = 4000,
+        max_sample: int = 50_000,
         random_state: int = 0,
     ) -> None:
         self.clusters = clusters
@@ -135,6 +150,7 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.folds = folds
         self.own_calibration = own_calibration
         self.max_rows = max_rows
+        self.max_sample = max_sample
         self.random_state = random_state
 
     def fit(
@@ -151,7 +167,7 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         X : array of shape (n_samples, n_features)
-            Raw counts.
+            Raw counts; in single precision they are not copied.
         groups : array of shape (n_samples,), optional
             Rows of one group (load) are held out together, and its strangest row stands for it.
         teaching : bool array of shape (n_samples,), optional
@@ -172,64 +188,72 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         teaching = np.ones(len(rows), bool) if teaching is None else teaching
         typical = np.isin(rows, first) if typical is None else typical
         fold = np.random.default_rng(self.random_state).integers(self.folds, size=len(names))
-        self._prepare(counts, typical)
+        grouped = Groups(counts, owner, fold, self.folds)
+        rng = np.random.default_rng(self.random_state)
+        sample = np.asarray(counts[self._sample(np.flatnonzero(typical), rng)], np.float64)
+        self._prepare(sample)
+        taught = np.flatnonzero(teaching)
+        kinds = [grouped.tally(taught[counts[taught, flag] > 0]) for flag in self._flags]
 
         self.alarms_: dict[int, int] = {}
-        tried: dict[int, tuple[Floats, Floats, list[Calibration]]] = {}
+        tried: dict[int, tuple[_Partition, Floats, list[Calibration]]] = {}
         for number in np.unique(self.clusters)[::-1]:
-            centres = self._centres(counts[typical], int(number))
+            centres = self._centres(sample, int(number), self.least * len(sample) / typical.sum())
             if len(centres) in self.alarms_:
                 continue
-            held_out, worst = self._hold_out(counts, owner, fold, teaching, centres)
-            calibrations = [self._calibration(held_out, worst == k) for k in range(len(centres))]
-            alarms = sum(
-                int((calibrations[label].p_value(held_out[own]) <= self.alpha).sum())
-                for label, own in by_label(worst)
+            partition = self._partition(grouped, taught, centres)
+            held_out, worst = self._hold_out(grouped, partition, kinds)
+            own = [np.sort(held_out[worst == label]) for label in range(len(centres))]
+            calibrations = self._calibrations(own, np.sort(held_out))
+            self.alarms_[len(centres)] = sum(
+                int((calibration.p_value(scores) <= self.alpha).sum())
+                for calibration, scores in zip(calibrations, own, strict=True)
             )
-            self.alarms_[len(centres)] = alarms
-            tried[len(centres)] = held_out, centres, calibrations
+            tried[len(centres)] = partition, held_out, calibrations
         allowed = max(min(self.alarms_.values()), self.alpha * len(names))
         number = max(n for n, alarms in self.alarms_.items() if alarms <= allowed)
-        self.held_out_, best, chosen = tried[number]
-        self.labels_ = nearest(self._context(counts), best)
+        best, self.held_out_, chosen = tried[number]
+        self.labels_ = best.labels
+        every = np.ones(self.folds, bool)
         self.detector_ = self._detector(
-            counts[teaching],
-            owner[teaching],
-            self._quorum,
-            best,
-            chosen,
-            np.sort(self.held_out_),
+            grouped, best, kinds, every, self._quorum, chosen, np.sort(self.held_out_)
         )
         return self
 
     def score_samples(self, X: Any) -> Floats:
         """The opposite of the score: any real number, larger is more ordinary; shape (n,)."""
-        check_is_fitted(self)
-        return -self.detector_.score(self._counts(X))[0]
+        return -self._score(X)[0]
 
     def p_value(self, X: Any) -> Floats:
         """Share of benign rows like each that are as strange, in (0, 1]; shape (n_samples,)."""
-        check_is_fitted(self)
-        return self.detector_.p_value(*self.detector_.score(self._counts(X)))
+        scores, labels = self._score(X)
+        return self.detector_.p_value(scores, labels)
 
     def predict(self, X: Any) -> npt.NDArray[np.intp]:
         """-1 for outliers, whose p-value is at most ``alpha``, else 1; shape (n_samples,)."""
         return np.where(self.p_value(X) <= self.alpha, -1, 1)
 
-    def _counts(self, X: Any, least: int = 1) -> Floats:
-        counts = np.asarray(check_array(X, dtype=np.float64, ensure_min_samples=least))
-        if (counts < 0).any():
+    def _counts(self, X: Any, least: int = 1) -> Counts:
+        kinds = [np.float64, np.float32]
+        counts: Counts = check_array(X, dtype=kinds, ensure_min_samples=least)
+        if counts.min() < 0:
             raise ValueError("X holds negative counts")
         width = getattr(self, "n_features_in_", counts.shape[1])
         if least == 1 and counts.shape[1] != width:
             raise ValueError(f"X has {counts.shape[1]} features, but {width} were learned")
         return counts
 
-    def _prepare(self, counts: Floats, typical: Mask) -> None:
+    def _score(self, X: Any) -> tuple[Floats, Indices]:
+        check_is_fitted(self)
+        parts = [self.detector_.score(counts) for _, counts in chunks(self._counts(X))]
+        scores, labels = zip(*parts, strict=True)
+        return np.concatenate(scores), np.concatenate(labels)
+
+    def _prepare(self, typical: Floats) -> None:
         """What all numbers of clusters share."""
-        width = counts.shape[1]
+        width = typical.shape[1]
         self._contexts = np.arange(width) if self.contexts is None else np.asarray(self.contexts)
-        logs = np.log1p(counts[typical][:, self._contexts])
+        logs = np.log1p(typical[:, self._contexts])
         self._context_mean = logs.mean(axis=0)
         self._context_scale = np.maximum(logs.std(axis=0), _CONTEXT_SCALE)
         self._context_scale[np.isin(self._contexts, self.flags)] = 1 / _FLAG_WEIGHT
@@ -240,92 +264,109 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._quorum = np.broadcast_to(np.asarray(self.quorum, np.intp), width)
         self._ordinary = np.zeros(width, bool) if self.ordinary is None else self.ordinary
 
+    def _sample(self, rows: Indices, rng: np.random.Generator) -> Indices:
+        if len(rows) <= self.max_sample:
+            return rows
+        return np.sort(rng.choice(rows, self.max_sample, replace=False, shuffle=False))
+
     def _context(self, counts: Floats) -> Floats:
         return in_context(counts, self._contexts, self._context_mean, self._context_scale)
 
-    def _centres(self, counts: Floats, number: int) -> Floats:
+    def _centres(self, counts: Floats, number: int, least: float) -> Floats:
+        """So many centres, or fewer: each is the nearest of at least so many of the rows."""
         context = self._context(counts)
         number = min(number, len(np.unique(context, axis=0)))
         means = KMeans(number, n_init=10, random_state=self.random_state).fit(context)
         centres = np.asarray(means.cluster_centers_, np.float64)
         while len(centres) > 1:
             sizes = np.bincount(nearest(context, centres), minlength=len(centres))
-            if sizes.min() >= self.least:
+            if sizes.min() >= least:
                 break
             centres = np.delete(centres, sizes.argmin(), axis=0)
         return centres
 
+    def _partition(self, rows: Groups, taught: Indices, centres: Floats) -> _Partition:
+        labels = np.empty(len(rows.counts), np.intp)
+        for part, counts in chunks(rows.counts):
+            labels[part] = nearest(self._context(counts), centres)
+        members = tuple(taught[labels[taught] == label] for label in range(len(centres)))
+        return _Partition(centres, labels, members, tuple(map(rows.tally, members)))
+
     def _hold_out(
-        self, counts: Floats, owner: Indices, fold: Indices, teaching: Mask, centres: Floats
+        self, rows: Groups, partition: _Partition, kinds: Sequence[Tally]
     ) -> tuple[Floats, Indices]:
         """Score of each group's strangest row, held out with its fold, and that row's cluster.
 
         What just enough groups showed is known in spite of one that is held out.
         """
         quorum = np.maximum(self._quorum - 1, 1)
-        scores, labels = np.empty(len(counts)), np.empty(len(counts), np.intp)
-        none = [Calibration(np.zeros(1))] * len(centres)
-        for part in range(self.folds):
-            train, test = teaching & (fold[owner] != part), fold[owner] == part
-            if test.any():
-                detector = self._detector(
-                    counts[train], owner[train], quorum, centres, none, np.zeros(1)
-                )
-                scores[test], kept = detector.score(counts[test])
-                labels[test] = np.array([int(cluster.name) for cluster in detector.clusters])[kept]
-        held_out, worst = np.empty(len(fold)), np.empty(len(fold), np.intp)
+        scores, labels = np.empty(len(rows.counts)), np.empty(len(rows.counts), np.intp)
+        none = [Calibration(np.zeros(1))] * len(partition.centres)
+        for fold in range(self.folds):
+            test = np.flatnonzero(rows.fold[rows.owner] == fold)
+            if not test.size:
+                continue
+            kept = np.arange(self.folds) != fold
+            detector = self._detector(rows, partition, kinds, kept, quorum, none, np.zeros(1))
+            names = np.array([int(cluster.name) for cluster in detector.clusters])
+            for part, counts in chunks(rows.counts, test):
+                scores[part], found = detector.score(counts)
+                labels[part] = names[found]
+        held_out, worst = np.empty(len(rows.fold)), np.empty(len(rows.fold), np.intp)
         order = np.argsort(scores)  # of a group's rows the last one stands: the strangest
-        held_out[owner[order]], worst[owner[order]] = scores[order], labels[order]
+        held_out[rows.owner[order]], worst[rows.owner[order]] = scores[order], labels[order]
         return held_out, worst
 
-    def _calibration(self, held_out: Floats, own: Mask) -> Calibration:
-        """Scores of a cluster's held-out groups, or of all where it has too few."""
-        return Calibration(
-            np.sort(held_out[own] if own.sum() >= self.own_calibration else held_out)
-        )
+    def _calibrations(self, own: Sequence[Floats], pool: Floats) -> list[Calibration]:
+        """Scores of each cluster's held-out groups, or of all where it has too few; sorted."""
+        return [Calibration(s if s.size >= self.own_calibration else pool) for s in own]
 
     def _detector(
         self,
-        counts: Floats,
-        owner: Indices,
+        rows: Groups,
+        partition: _Partition,
+        kinds: Sequence[Tally],
+        kept: Mask,
         quorum: Indices,
-        centres: Floats,
         calibrations: Sequence[Calibration],
         pool: Floats,
     ) -> Detector:
-        """A detector of these rows; without the clusters that have hardly any of them."""
+        """A detector of the folds that are kept; without clusters that hardly have rows of them."""
         rng = np.random.default_rng(self.random_state)
-        labels = nearest(self._context(counts), centres)
         fitted = []
-        for label, centre in enumerate(centres):
-            rows, owners = counts[labels == label], owner[labels == label]
-            if len(centres) == 1 or np.unique(owners).size >= _FOLD_LEAST:
-                seen = _groups(rows, owners) >= quorum
-                cluster = self._fit_one(rows, owners, seen, centre, str(label), rng)
-                fitted.append(replace(cluster, calibration=calibrations[label]))
-        kinds = [counts[:, flag] > 0 for flag in self._flags]
-        shown = [(_groups(counts[k], owner[k]) >= quorum) | self._ordinary for k in kinds]
+        parts = zip(partition.members, partition.tallies, strict=True)
+        for label, (members, tally) in enumerate(parts):
+            if len(partition.centres) > 1 and tally.groups[kept].sum() < _FOLD_LEAST:
+                continue
+            own = self._sample(members[kept[rows.fold_of(members)]], rng)
+            cluster = self._fit_one(
+                np.asarray(rows.counts[own], np.float64), tally, kept, quorum, rng
+            )
+            centre, calibration = partition.centres[label], calibrations[label]
+            fitted.append(replace(cluster, name=str(label), centre=centre, calibration=calibration))
+        shown = [(kind.showing[kept].sum(axis=0) >= quorum) | self._ordinary for kind in kinds]
+        anywhere = sum(tally.showing[kept].sum(axis=0) for tally in partition.tallies)
         return Detector(
             self._contexts,
             self._context_mean,
             self._context_scale,
             tuple(fitted),
             self._flags,
-            np.array(shown, bool).reshape(len(kinds), counts.shape[1]),
+            np.array(shown, bool).reshape(len(kinds), rows.counts.shape[1]),
             Calibration(pool),
-            np.where((counts > 0).any(axis=0), self._elsewhere, self._never),
+            np.where(anywhere > 0, self._elsewhere, self._never),
         )
 
     def _fit_one(
         self,
         counts: Floats,
-        owner: Indices,
-        seen: Mask,
-        centre: Floats,
-        name: str,
+        tally: Tally,
+        kept: Mask,
+        quorum: Indices,
         rng: np.random.Generator,
     ) -> Cluster:
-        low, high = counts.min(axis=0), counts.max(axis=0)
+        """A cluster, yet without a name, a centre and a calibration."""
+        seen = tally.showing[kept].sum(axis=0) >= quorum
         rows = counts[:, seen]
         median = np.median(rows, axis=0)
         scale = np.maximum(1.4826 * np.median(np.abs(rows - median), axis=0), 1.0)
@@ -342,11 +383,11 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         gamma = self.gamma / max(float(np.median((u**2).sum(axis=1))), 1.0)
         svm = OneClassSVM(kernel="rbf", gamma=gamma, nu=self.nu).fit(u)
         return Cluster(
-            name=name,
-            centre=centre,
+            name="",
+            centre=np.zeros(0),
             seen=seen,
-            low=low,
-            high=high,
+            low=tally.low[kept].min(axis=0),
+            high=tally.high[kept].max(axis=0),
             median=median,
             scale=scale,
             mean=mean,
@@ -355,15 +396,7 @@ class ClusteredOneClassSVM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             weights=np.asarray(svm.dual_coef_[0], np.float64),
             rho=float(-svm.intercept_[0]),
             gamma=gamma,
-            loads=int(np.unique(owner).size),
-            rows=len(counts),
+            loads=int(tally.groups[kept].sum()),
+            rows=int(tally.rows[kept].sum()),
             calibration=Calibration(np.zeros(1)),
         )
-
-
-def _groups(counts: Floats, owner: Indices) -> Indices:
-    """How many groups show each feature; shapes (n, features), (n,) -> (features,)."""
-    _, place = np.unique(owner, return_inverse=True)
-    rows, features = np.nonzero(counts)
-    pairs = np.unique(place[rows] * counts.shape[1] + features)
-    return np.bincount(pairs % counts.shape[1], minlength=counts.shape[1])

@@ -6,7 +6,8 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from dynahugd.baseline import files
@@ -60,43 +61,45 @@ def run(arguments: argparse.Namespace) -> int:
         ) from error
     from dynahugd.baseline.model import common_globals
     from dynahugd.features import Classifier, Row
+    from dynahugd.loads import Load
     from dynahugd.pipeline import Rules, rows_of
     from dynahugd.probes import syscalls
     from dynahugd.recording import architecture, read
 
-    known: list[set[tuple[str, str]]] = []
-    for path in arguments.recordings:
-        names = syscalls.names(architecture(path))
-        for load, _ in rows_of(read(path), names, Classifier(), Rules()):
-            known.append(load.globals())
-    common = common_globals(known)
-    classifier = Classifier(common)
-    loads: list[list[Row]] = []
+    def read_all(classifier: Classifier) -> Iterator[tuple[Load, list[Row]]]:
+        for path in arguments.recordings:
+            names = syscalls.names(architecture(path))
+            yield from rows_of(read(path), names, classifier, Rules())
+
+    # Twice, because what is known decides what is counted: rows of weeks are too many to be kept.
+    common = common_globals(load.globals() for load, _ in read_all(Classifier()))
     formats: Counter[str] = Counter()
-    lossy = 0
-    for path in arguments.recordings:
-        names = syscalls.names(architecture(path))
-        for load, rows in rows_of(read(path), names, classifier, Rules()):
+
+    def whole() -> Iterator[list[Row]]:
+        number = lossy = 0
+        for load, rows in read_all(Classifier(common)):
             if load.lost or load.uncounted:
                 lossy += 1
                 continue
-            loads.append(rows)
+            number += len(rows)
             formats[load.format] += 1
-    print(
-        f"{len(loads)} loads, {sum(map(len, loads))} rows, {len(common)} known globals"
-        + (f"; {lossy} loads that were not recorded whole left out" if lossy else ""),
-        file=sys.stderr,
-    )
+            yield rows
+        print(
+            f"{formats.total()} loads, {number} rows, {len(common)} known globals"
+            + (f"; {lossy} loads that were not recorded whole left out" if lossy else ""),
+            file=sys.stderr,
+        )
+
+    learned = train(whole(), common, {}, arguments.clusters or NUMBERS, arguments.seed)
     metadata = {
         "trained": datetime.now(UTC).isoformat(timespec="seconds"),
-        "loads": len(loads),
+        "loads": formats.total(),
         "formats": dict(sorted(formats.items())),
         "recordings": [_provenance(path) for path in arguments.recordings],
         "scikit_learn": sklearn.__version__,
         "note": arguments.note,
     }
-    clusters = arguments.clusters or NUMBERS
-    baseline = train(loads, common, metadata, clusters, arguments.seed)
+    baseline = replace(learned, metadata=metadata | dict(learned.metadata))
     files.write(baseline, arguments.output)
     if arguments.json:
         print(json.dumps(dict(baseline.metadata)))
