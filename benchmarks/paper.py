@@ -94,7 +94,9 @@ def _scikit(make: Callable[[int], OneClassSVM | IsolationForest | LocalOutlierFa
     return learn
 
 
-def _ours(**options: object) -> Method:
+def clustered(**options: object) -> Method:
+    """Ours, with other options than the default."""
+
     def learn(learned: Floats, seed: int) -> Judge:
         model = ClusteredOneClassSVM(**({"clusters": (1, 2, 4, 8)} | options), random_state=seed)
         model.fit(learned)
@@ -108,9 +110,9 @@ def _ours(**options: object) -> Method:
 
 
 METHODS: dict[str, Method] = {
-    "dynahugd": _ours(),
-    "dynahugd, one cluster": _ours(clusters=1),
-    "dynahugd, two clusters": _ours(clusters=2),
+    "dynahugd": clustered(),
+    "dynahugd, one cluster": clustered(clusters=1),
+    "dynahugd, two clusters": clustered(clusters=2),
     "the paper's one-class SVM": _paper,
     "isolation forest": _scikit(
         lambda seed: IsolationForest(contamination=0.01, random_state=seed)

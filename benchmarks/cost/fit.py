@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.cost.machine import available_memory
 from benchmarks.cost.processes import mebibytes
 from benchmarks.paper import METHODS as OF_THE_PAPER
-from benchmarks.paper import Floats, Judge, Method
+from benchmarks.paper import Floats, Judge, Method, clustered
 
 __all__ = ["METHODS", "Fit", "fit"]
 
@@ -56,6 +56,7 @@ def _nystroem(learned: Floats, seed: int) -> Judge:
 
 METHODS: dict[str, Method] = {
     "ClusteredOneClassSVM": OF_THE_PAPER["dynahugd"],
+    "ClusteredOneClassSVM, nothing sampled": clustered(max_rows=10**9, max_sample=10**9),
     "OneClassSVM, all rows": OF_THE_PAPER["the paper's one-class SVM"],
     "Nystroem, SGDOneClassSVM": _nystroem,
 }

@@ -25,8 +25,9 @@ __all__ = ["measure"]
 _ABOUT = """
 Each fit has a process of its own, both cores, and {limit:.0f} s; a size is left out where the one
 before, times the rows, would take more than twice that. Rows are {source}, more by bootstrap. The
-AUC is for comparing methods on such rows, not what the daemon reaches. Memory is the highest
-resident set, the rows in it. OneClassSVM and Nystroem have the paper's features, kernel and nu.
+AUC is for comparing methods on such rows, not what the daemon reaches; its loss at a size is to the
+best of all fits to as many rows or fewer. Memory is the highest resident set, the rows in it.
+OneClassSVM and Nystroem have the paper's features, kernel and nu.
 """
 _LAB = Path("build/lab")
 #: Of the laboratory's environments, enough for thousands of loads.
@@ -36,8 +37,8 @@ _OF_LAB = (
     "system-call counts alone of the laboratory's loads (without files, programs, peers, globals)"
 )
 _GOAL_ROWS, _MOST_ROWS = 100_000, 1_000_000
-#: As much memory as a build host has to spare.
-_MEMORY = 4096.0
+#: As much memory as a small build host has to spare, in MiB.
+_MEMORY = 2048.0
 _NEVER = float("inf")
 
 
@@ -116,7 +117,7 @@ def _goal(done: Fit | str, rows: int) -> Goal | None:
     if rows == _GOAL_ROWS:
         return Goal("<= 60 s", taken, 60, seconds(taken))
     if rows == _MOST_ROWS:
-        return Goal("<= 4 GiB", peak, _MEMORY, f"{peak:.0f} MiB")
+        return Goal("<= 2 GiB", peak, _MEMORY, f"{peak:.0f} MiB")
     return None
 
 
@@ -129,12 +130,20 @@ def _table(fits: dict[tuple[str, int], Fit | str]) -> Iterator[Row]:
             cells = (seconds(done.seconds), f"{done.peak:.0f} MiB", f"{done.auc:.4f}")
         goal = _goal(done, rows) if method == ours else None
         yield Row((method, count(rows), *cells), goal)
-    if (ours, _GOAL_ROWS) in fits:
-        best = max(fit.auc for fit in fits.values() if isinstance(fit, Fit))
-        done = fits[ours, _GOAL_ROWS]
-        loss = _NEVER if isinstance(done, str) else best - done.auc
-        cells = ("AUC below the best of all", count(_GOAL_ROWS), "-", "-", f"{loss:.4f}")
-        yield Row(cells, Goal("<= 0.005", loss, 0.005, cells[-1]))
+    for rows in (_GOAL_ROWS, _MOST_ROWS):
+        if (ours, rows) in fits:
+            yield _loss(fits, fits[ours, rows], rows)
+
+
+def _loss(fits: dict[tuple[str, int], Fit | str], ours: Fit | str, rows: int) -> Row:
+    """How far our own method's AUC at a size is below the best of all."""
+    best = max(
+        (fit.auc for (_, size), fit in fits.items() if isinstance(fit, Fit) and size <= rows),
+        default=0.0,
+    )
+    loss = _NEVER if isinstance(ours, str) else best - ours.auc
+    cells = ("AUC below the best of all", count(rows), "-", "-", f"{loss:.4f}")
+    return Row(cells, Goal("<= 0.005", loss, 0.005, cells[-1]))
 
 
 def measure(level: Level, folder: Path) -> Section:
@@ -142,7 +151,7 @@ def measure(level: Level, folder: Path) -> Section:
     benign, malicious, source = _rows(level)
     file = folder / "rows.npz"
     np.savez(file, benign=benign, malicious=malicious)
-    limit = level.pick(150.0, 60.0, 10.0)
+    limit = level.pick(300.0, 60.0, 10.0)
     sizes = level.pick((1_000, 10_000, _GOAL_ROWS, _MOST_ROWS), (1_000, 10_000), (100,))
     rows = _table(_fits(file, sizes, limit))
     header = ("method", "rows", "time", "memory", "AUC")
