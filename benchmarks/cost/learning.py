@@ -126,10 +126,12 @@ def _table(fits: dict[tuple[str, int], Fit | str]) -> Iterator[Row]:
     for (method, rows), done in fits.items():
         if isinstance(done, str):
             cells: tuple[str, ...] = (done, "-", "-")
+            values = {}
         else:
             cells = (seconds(done.seconds), f"{done.peak:.0f} MiB", f"{done.auc:.4f}")
+            values = {"rows": rows, "seconds": done.seconds, "memory": done.peak * 2**20}
         goal = _goal(done, rows) if method == ours else None
-        yield Row((method, count(rows), *cells), goal)
+        yield Row((method, count(rows), *cells), goal, values)
     for rows in (_GOAL_ROWS, _MOST_ROWS):
         if (ours, rows) in fits:
             yield _loss(fits, fits[ours, rows], rows)
