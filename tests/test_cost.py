@@ -152,9 +152,11 @@ def test_what_a_user_would_take_instead_stands_beside(
 @pytest.mark.ebpf
 def test_the_rest_of_the_host_is_measured_with_and_without_ml_processes(page: str) -> None:
     _, *rows = table_of(page, "The rest of the host")
-    conditions = {"no daemon, again", "daemon, no ML process", "daemon, idle ML process"}
+    conditions = {f"no daemon, {other}" for other in ("again", "a tracepoint", "an empty program")}
+    conditions |= {"daemon, no ML process", "daemon, idle ML process", "loads, daemon"}
     for case in ("getppid", "redis, a request"):
-        assert {row[1] for row in rows if row[0] == case} == conditions | {"loads, daemon"}
+        assert {row[1] for row in rows if row[0] == case} == conditions
+    assert 'its stage was counting under "loads, daemon"' in page
     # These tests are an ML process themselves, and the page says so.
     assert re.search(r"tracked \d+ to \d+ tasks under \"daemon, no ML process\"", page)
     assert "**other ML processes lived" in page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ mpl.rcParams.update(
         "lines.markersize": 4,
     }
 )
-_COLOURS = ("#0b6e99", "#d9730d", "#6940a5")
+_COLOURS = ("#0b6e99", "#448361", "#d9730d", "#6940a5")
 
 
 def _save(figure: Figure, file: Path) -> None:
@@ -81,7 +82,7 @@ def _training(figures: Figures, file: Path) -> None:
     figure = Figure(figsize=(8, 3), layout="constrained")
     left, right = _axes(figure, 2)
     methods = list(dict.fromkeys(line.cells[0] for line in lines))
-    for method, colour in zip(methods, _COLOURS, strict=False):
+    for method, colour in zip(methods, cycle(_COLOURS), strict=False):
         values = [line.values for line in lines if line.cells[0] == method]
         rows = [value["rows"] for value in values]
         left.plot(rows, [value["seconds"] for value in values], color=colour, label=method)
