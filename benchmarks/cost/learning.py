@@ -153,7 +153,7 @@ def measure(level: Level, folder: Path) -> Section:
     benign, malicious, source = _rows(level)
     file = folder / "rows.npz"
     np.savez(file, benign=benign, malicious=malicious)
-    limit = level.pick(300.0, 60.0, 10.0)
+    limit = level.pick(150.0, 60.0, 10.0)
     sizes = level.pick((1_000, 10_000, _GOAL_ROWS, _MOST_ROWS), (1_000, 10_000), (100,))
     rows = _table(_fits(file, sizes, limit))
     header = ("method", "rows", "time", "memory", "AUC")
