@@ -154,7 +154,7 @@ def become(level: Level, folder: Path, then: Sequence[str]) -> NoReturn:
         folder,
         _states(folder, model),
         _measurements(level, folder, port),
-        level.pick(5, 2, 1),
+        level.pick(3, 2, 1),
         (("taskset", "-c", "0", *server), "Ready to accept"),
         then,
     )
