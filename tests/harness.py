@@ -196,9 +196,9 @@ class RunningDaemon:
         raise AssertionError(f"no sample {sample}")
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status."""
+        """SIGTERM, and the exit status: after watching, the kernel takes seconds to let go."""
         self.process.terminate()
-        return self.process.wait(10)
+        return self.process.wait(60)
 
     def __enter__(self) -> RunningDaemon:
         return self

@@ -292,8 +292,8 @@ def test_an_interpreter_that_is_written_over_a_program_is_seen(
 ) -> None:
     python, model = tmp_path / "python3.11", tmp_path / "model.pkl"
     model.write_bytes(system("true"))
-    shutil.copy("/bin/true", python)
-    subprocess.run([python], check=True)
+    shutil.copy("/bin/sleep", python)
+    subprocess.run([python, "0.5"], check=True)
     watching.wait(
         lambda: any(f"cannot see into {python}" in line for line in watching.said), 10, "complaint"
     )

@@ -94,7 +94,7 @@ def test_the_service_manager_is_told_how_it_does(
     manager.wait("READY")
     daemon.process.terminate()
     assert manager.wait("STOPPING")
-    assert daemon.process.wait(10) == 0
+    assert daemon.process.wait(60) == 0
 
 
 def test_a_stuck_loop_says_nothing_although_other_threads_run(
@@ -293,7 +293,7 @@ def test_what_cannot_be_opened_keeps_what_is_open(tmp_path: Path, evil: Path) ->
         assert new.exists()
     finally:
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
 
 
 def test_what_needs_a_restart_is_named(tmp_path: Path) -> None:
