@@ -90,8 +90,8 @@ def _opens() -> str:
     paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
     if paranoid > 2:
         raise DynahugError(
-            f"kernel.perf_event_paranoid is {paranoid}: without CAP_SYS_ADMIN, as the service runs, "
-            "all system calls are looked at while any ML process lives; 2 spares the host that"
+            f"kernel.perf_event_paranoid is {paranoid}: without CAP_SYS_ADMIN, as the service "
+            "runs, all system calls are looked at while any ML process lives; 2 spares the host that"
         )
     return "by tracepoints of their own"
 
