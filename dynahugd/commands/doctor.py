@@ -91,7 +91,7 @@ def _opens() -> str:
     if paranoid > 2:
         raise DynahugError(
             f"kernel.perf_event_paranoid is {paranoid}: without CAP_SYS_ADMIN, as the service "
-            "runs, all system calls are looked at while any ML process lives; 2 spares the host that"
+            "runs, all system calls are looked at while an ML process lives; 2 spares the host that"
         )
     return "by tracepoints of their own"
 
