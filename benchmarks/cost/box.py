@@ -155,6 +155,7 @@ def become(level: Level, folder: Path, then: Sequence[str]) -> NoReturn:
         _states(folder, model),
         _measurements(level, folder, port),
         level.pick(3, 2, 1),
+        level.pick(12, 12, 1),
         (("taskset", "-c", "0", *server), "Ready to accept"),
         then,
     )

@@ -82,7 +82,7 @@ class Measurement:
 
 
 def _in_state(
-    folder: Path, state: State, turn: int, measurements: Sequence[Measurement]
+    folder: Path, state: State, turn: int, measurements: Sequence[Measurement], settle: int
 ) -> Iterator[str]:
     yield f"note {turn} {shlex.quote(state.name)}"
     if state.program:
@@ -90,7 +90,7 @@ def _in_state(
     if state.daemon:
         options = ("--config", str(folder / "dynahugd.toml"))
         yield f"{shlex.join(command(*options))} > /dev/null 2> daemon &\ndaemon=$!"
-        yield f"said {shlex.quote(READY)} daemon $daemon\nsleep 4"
+        yield f"said {shlex.quote(READY)} daemon $daemon\nsleep {settle}"
     for wakes in (False, True):
         for item in measurements:
             if item.wakes is wakes and (not item.states or state.name in item.states):
@@ -109,6 +109,7 @@ def script(
     states: Sequence[State],
     measurements: Sequence[Measurement],
     rounds: int,
+    settle: int,
     server: tuple[Sequence[str], str],
     then: Sequence[str],
 ) -> str:
@@ -117,6 +118,7 @@ def script(
     Parameters
     ----------
     folder : results go here; it is removed when something fails.
+    settle : seconds that a daemon has to go down to its stage: some hops for each step.
     server : a command that runs all the time, and what it says when it is ready.
     then : the command that it becomes.
     """
@@ -131,6 +133,6 @@ def script(
     ]
     for turn in range(rounds):
         for state in states[:: -1 if turn % 2 else 1]:
-            lines += _in_state(folder, state, turn, measurements)
+            lines += _in_state(folder, state, turn, measurements, settle)
     lines.append(f'stop server\ntrap - EXIT\ncd "$home"\nexec {shlex.join(then)}')
     return "\n".join(lines) + "\n"

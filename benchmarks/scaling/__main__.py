@@ -143,7 +143,8 @@ def _page(figures: Figures, output: Output) -> Iterator[str]:
     (slow_rate, slow), (fast_rate, fast) = bursts[0], bursts[-1]
     box = "The rest of the host"
     counting = figures.value(box, "", "more", "getppid", "loads, daemon")
-    watching = figures.value(box, "", "more", "getppid", "daemon, idle ML process")
+    # What a call pays that has no tracepoint of its own, whatever else is attached.
+    watching = figures.value(box, "", "more", "getppid", "no daemon, a tracepoint")
     big, small = (
         figures.value("A load", "The load itself", "nothing", f"torch.load, {size}")
         for size in ("100 MB", "20 KB")
