@@ -11,6 +11,7 @@ import fcntl
 import os
 import platform
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from dynahugd.errors import DynahugError
@@ -24,6 +25,7 @@ __all__ = [
     "attach_opens",
     "attach_tasks",
     "attach_uprobes",
+    "detach",
     "event_of",
     "multi_uprobes",
     "tracefs",
@@ -90,6 +92,12 @@ def _refused(error: OSError) -> DynahugError:
     )
 
 
+def detach(fds: Iterable[int]) -> None:
+    """Close what attaching has returned."""
+    for fd in fds:
+        os.close(fd)
+
+
 def attach_tasks(programs: Programs) -> list[int]:
     """Attach to fork, exec and exit; the descriptors, to be closed to detach."""
     fds: list[int] = []
@@ -98,8 +106,7 @@ def attach_tasks(programs: Programs) -> list[int]:
             program = programs.fds[f"dh_{name}"]
             fds.append(kernel.open_raw_tracepoint(program, f"sched_process_{name}"))
     except OSError as error:
-        for fd in fds:
-            os.close(fd)
+        detach(fds)
         raise _refused(error) from error
     return fds
 
@@ -140,15 +147,13 @@ def attach_opens(programs: Programs) -> tuple[list[int], bool]:
                 fds += _tracepoint(programs.fds["dh_opened"], f"syscalls/{event}")
     except (PermissionError, DynahugError):
         # As with kernel.perf_event_paranoid above 2, without CAP_SYS_ADMIN.
-        for fd in fds:
-            os.close(fd)
+        detach(fds)
         try:
             return [kernel.open_raw_tracepoint(programs.fds["dh_returned"], "sys_exit")], False
         except OSError as error:
             raise _refused(error) from error
     except OSError as error:
-        for fd in fds:
-            os.close(fd)
+        detach(fds)
         raise _refused(error) from error
     return fds, True
 
@@ -174,7 +179,6 @@ def attach_uprobes(programs: Programs, path: str, uprobes: list[Uprobe]) -> list
             )
             fds += _perf(programs.fds[name], event)
     except OSError:
-        for fd in fds:
-            os.close(fd)
+        detach(fds)
         raise
     return fds

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from dynahugd.probes.attach import detach
 from dynahugd.probes.cpython import Runtime, SitesNotFound, find_sites
 
 __all__ = ["Coverage", "Interpreter", "look_into", "stamp_of"]
@@ -54,8 +55,7 @@ class Interpreter:
 
     def detach(self) -> None:
         """Close its attachments."""
-        for fd in self.fds:
-            os.close(fd)
+        detach(self.fds)
         self.fds.clear()
 
 

@@ -332,8 +332,7 @@ class Probe:
         """Detach everything, newest first."""
         if hasattr(self, "stages"):
             self.stages.close()
-        for fd in reversed(self._attached):
-            os.close(fd)
+        attach.detach(reversed(self._attached))
         self._attached.clear()
         if hasattr(self, "interpreters"):
             self.interpreters.close()

@@ -40,11 +40,6 @@ class ProbeStage(StrEnum):
     COUNTING = "counting"
 
 
-def _close(fds: list[int]) -> None:
-    for fd in fds:
-        os.close(fd)
-
-
 class Stages:
     """Attaches to system calls, and detaches, as loads come and go.
 
@@ -164,7 +159,7 @@ class Stages:
         self._opens = []
 
     def _detach(self, fds: list[int]) -> None:
-        self._detaching = threading.Thread(target=_close, args=(fds,), name="detach")
+        self._detaching = threading.Thread(target=attach.detach, args=(fds,), name="detach")
         self._detaching.start()
 
     def close(self) -> None:
@@ -174,7 +169,7 @@ class Stages:
         if self._counting is not None:
             os.close(self._counting)
             self._counting = None
-        _close([fd for fds in self._apart.values() for fd in fds])
+        attach.detach([fd for fds in self._apart.values() for fd in fds])
         self._apart.clear()
-        _close(self._opens)
+        attach.detach(self._opens)
         self._opens = []
