@@ -80,11 +80,18 @@ class Baseline:
     metadata: Mapping[str, Any]
     index: dict[str, int] = field(default_factory=dict)
     _presence: Floats = field(init=False, repr=False)
+    #: Calls that the median load of each cluster makes, shape (clusters, columns); else 0.
+    _usual: Floats = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.index.update({name: position for position, name in enumerate(self.columns)})
         presence = np.array([novelty(name, True) for name in self.columns])
         object.__setattr__(self, "_presence", presence)
+        usual = np.zeros((len(self.clusters), len(self.columns)))
+        for label, cluster in enumerate(self.clusters):
+            usual[label, cluster.seen] = cluster.median
+        usual *= [name.startswith(CALLS) for name in self.columns]
+        object.__setattr__(self, "_usual", usual)
 
     @property
     def clusters(self) -> tuple[Cluster, ...]:
@@ -140,11 +147,7 @@ class Baseline:
 
         That is the cluster, and the counts, shape (columns,), that it takes the row for.
         """
-        calls = np.array([name.startswith(CALLS) for name in self.columns])
-        usual = np.zeros((len(self.clusters), len(self.columns)))
-        for label, cluster in enumerate(self.clusters):
-            usual[label, cluster.seen] = cluster.median
-        raised = np.where(calls, np.maximum(vector, usual), vector)
+        raised = np.maximum(vector, self._usual)
         labels = np.arange(len(self.clusters))
         shown = np.broadcast_to(vector, raised.shape)
         scores = self._scores(labels, shown, raised, [foreign] * len(labels), False)
