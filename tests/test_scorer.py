@@ -235,6 +235,24 @@ def test_rows_that_are_scored_together_have_the_scores_of_each_alone(baseline: B
         ]
 
 
+def test_calls_that_a_partial_row_lacks_are_not_held_against_it(baseline: Baseline) -> None:
+    strict, lenient = [], []
+    for row, *_ in FRESH[:300]:
+        left = {name: n for name, n in row.counts.items() if not name.startswith("calls.")}
+        strict.append(baseline.score(Row("whole", left), reasons=False).p_value)
+        lenient.append(baseline.score(Row("whole", left, partial=True), reasons=False).p_value)
+    # Taken for whole rows most of them are strange; as partial ones no more than whole loads are.
+    assert sum(p <= 0.05 for p in strict) > 150
+    assert sum(p <= 0.05 for p in lenient) <= 15
+
+
+def test_what_a_partial_row_shows_is_held_against_it(baseline: Baseline) -> None:
+    for row, *_ in FRESH[:50]:
+        for more in ({"execute.shell": 1}, {"calls.lseek": 10**6}):
+            strange = Row("whole", {**row.counts, **more}, partial=True)
+            assert baseline.score(strange, reasons=False).p_value < 0.001
+
+
 def test_a_row_that_comes_again_has_the_score_that_it_had(baseline: Baseline) -> None:
     rows = [row for rows in FRESH for row in rows]
     assert len({tuple(row.counts.items()) for row in rows}) > 1000  # more than are remembered
