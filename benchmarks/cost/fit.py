@@ -1,8 +1,9 @@
 """One fit of a detector, in a process of its own: seconds, memory, and how well it tells.
 
-    python -m benchmarks.cost.fit FILE METHOD ROWS
+    python -m benchmarks.cost.fit FILE METHOD ROWS SEED
 
-The file holds ``benign`` and ``malicious`` rows of counts. A fifth of the benign ones is held out.
+The file holds ``benign`` and ``malicious`` rows of counts. A fifth of the benign ones is held out,
+another one by each seed.
 More to learn from than there are come from them by bootstrap, each count multiplied by a random
 factor. The AUC is over held-out and malicious rows.
 """
@@ -82,15 +83,15 @@ def _drawn(known: Floats, rows: int, rng: np.random.Generator) -> Floats:
     return drawn
 
 
-def fit(file: str, method: str, rows: int) -> Fit:
+def fit(file: str, method: str, rows: int, seed: int) -> Fit:
     """Learn from so many rows."""
     with np.load(file) as arrays:
         benign, malicious = arrays["benign"], arrays["malicious"]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     held_out, known = np.split(rng.permutation(benign), [len(benign) // 5])
     learned = _drawn(known, rows, rng)
     begun = time.perf_counter()
-    judge = METHODS[method](learned, 0)
+    judge = METHODS[method](learned, seed)
     taken = time.perf_counter() - begun
     truth = np.repeat([0, 1], [len(held_out), len(malicious)])
     scores = np.concatenate([judge(held_out)[1], judge(malicious)[1]])
@@ -101,4 +102,4 @@ def fit(file: str, method: str, rows: int) -> Fit:
 if __name__ == "__main__":
     # Better refused here than another process killed.
     resource.setrlimit(resource.RLIMIT_AS, (available_memory() * 3 // 4,) * 2)
-    print(json.dumps(asdict(fit(sys.argv[1], sys.argv[2], int(sys.argv[3])))))
+    print(json.dumps(asdict(fit(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))))

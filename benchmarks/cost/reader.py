@@ -21,13 +21,15 @@ from benchmarks.cost.level import Level
 from benchmarks.cost.programs import compile_bpf, compile_c
 from dynahugd.probes import kernel
 from dynahugd.probes.kernel import MapType
+from dynahugd.probes.probe import BREATH
 from dynahugd.probes.ring import Ring
 
 __all__ = ["Task", "measure", "read_for"]
 
 _ABOUT = """
 A program in the kernel submits records as large as the daemon's; one or two processes run it, and
-another one reads, adding up the first number of each record. "At its best": producers go on as the
+another one reads, adding up the first number of each record; dynahugd's pauses between two batches
+for 2 ms, as in the daemon. "At its best": producers go on as the
 reader makes room, so that nothing is lost and the rate is what reader and producers reach together
 on the cores that there are. "At 2 M/s" and "at 100 k/s": producers keep that rate, and what finds
 no room is lost. CPU is user and system time of the reader.
@@ -87,6 +89,8 @@ def _dynahugd() -> tuple[int, Read]:
         ring.wait(0.05)
         records = ring.read()
         int(records["time"].sum(dtype=np.uint64))
+        if records.size:
+            time.sleep(BREATH)
         return len(records)
 
     return fd, read
