@@ -30,10 +30,13 @@ scheduler puts it. "Idle": a Python lives that has loaded a pickle and sleeps. "
 core 1 loads a pickle of 100 MB all the time; its base is the same without the daemon. Redis:
 redis-server and redis-benchmark (GET and SET by 20 connections) on loopback. A system call "of an
 ML process" is one of a C program whose name begins with "python". The daemon attaches to system
-calls in stages, here a second after there is less to be seen instead of half a minute; ML processes
-that are measured are new, so that all their calls are looked at, but for training, which is longer.
-"A tracepoint" is a program that does nothing on a call that nobody makes, "an empty program" one on
-every call: less cannot be attached.
+calls in stages, here a second after there is less to be seen instead of half a minute; C programs
+that are ML processes are new when they are measured, so that all their calls are looked at;
+training and the DataLoader are measured {wait} s after their processes have begun. Images: batches
+of 32 of 3x224x224 pixels, normalised and flipped. Tiny batches: 16 rows of 64 numbers, nothing done
+to them, so that all time goes into messages between processes; no goal, for it is no workload of
+anyone's. "A tracepoint" is a program that does nothing on a call that nobody makes, "an empty
+program" one on every call: less cannot be attached.
 """
 _OFF, _AGAIN, _ONE, _EVERY, _NONE, _IDLE, _LOADS_OFF, _LOADS = (
     "no daemon",
@@ -59,35 +62,51 @@ for turn in range(10**9):
 """
 _TRAINS = """
 import os, statistics, sys, time, torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 torch.set_num_threads(1)
-steps, batches = int(sys.argv[1]), int(sys.argv[2])
+steps, batches, wait = map(int, sys.argv[1:])
+def timed(work, times):
+    begun = time.perf_counter()
+    work()
+    times.append(time.perf_counter() - begun)
 model = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
 optimizer = torch.optim.SGD(model.parameters(), 0.01)
 x, y = torch.rand(128, 256), torch.randint(10, (128,))
-times = []
-for _ in range(steps):
-    begun = time.perf_counter()
+def step():
     optimizer.zero_grad()
     torch.nn.functional.cross_entropy(model(x), y).backward()
     optimizer.step()
-    times.append(time.perf_counter() - begun)
-data = TensorDataset(torch.rand(16 * batches, 64), torch.zeros(16 * batches))
-loader = DataLoader(data, batch_size=16, num_workers=4, persistent_workers=True)
-epochs = []
-for _ in range(3):  # the first one starts the workers
-    begun = time.perf_counter()
+class Images(Dataset):
+    pixels = torch.randint(256, (8, 3, 224, 224), dtype=torch.uint8)
+    def __len__(self): return 2 * batches
+    def __getitem__(self, place):
+        return self.pixels[place % 8].float().div_(255).sub_(0.45).div_(0.23).flip(2), place % 10
+rows = TensorDataset(torch.rand(16 * batches, 64), torch.zeros(16 * batches))
+loaders = [
+    DataLoader(data, batch_size=size, num_workers=4, persistent_workers=True)
+    for data, size in ((Images(), 32), (rows, 16))
+]
+def epoch(loader):
     for _ in loader: pass
-    epochs.append(time.perf_counter() - begun)
-print(statistics.median(times), statistics.median(epochs[1:]))
+for loader in loaders: epoch(loader)  # the first one starts the workers
+time.sleep(wait)
+taken = [[], [], []]
+for _ in range(steps): timed(step, taken[0])
+for _ in range(2):
+    for loader, times in zip(loaders, taken[1:]): timed(lambda: epoch(loader), times)
+print(*map(statistics.median, taken))
 """
 _ORDINARY, _OF_ML, _IN_LOAD = (
     "getppid",
     "getppid of an ML process",
     "getppid of an ML process, a model file open",
 )
-_REDIS, _STEP, _EPOCH = "redis, a request", "training step", "DataLoader, 4 workers, an epoch"
+_REDIS, _STEP = "redis, a request", "training step"
+_EPOCH = "DataLoader, 4 workers, an epoch of images"
+_TINY_EPOCH = "DataLoader, 4 workers, an epoch of tiny batches"
 _TRAINING = "training"
+#: Seconds that the daemon has to go down to its stage: some hops for each step.
+_WAIT = 12
 #: Ratio at most, by case and condition. What should cost nothing may differ by half a percent,
 #: which is less than two equal conditions often differ by.
 _GOALS = {
@@ -121,7 +140,7 @@ def _states(folder: Path, model: Path) -> list[State]:
 def _measurements(level: Level, folder: Path, port: int) -> list[Measurement]:
     calls = level.pick("200000", "100000", "1000")
     requests = level.pick("60000", "20000", "1000")
-    steps, batches = level.pick("600", "200", "1"), level.pick("1500", "500", "10")
+    steps, batches = level.pick("600", "200", "1"), level.pick("600", "300", "10")
     small = str(folder / "small.pkl")
     ordinary, of_ml = str(folder / "getppid"), str(folder / "python-getppid")
     alone = frozenset({_OFF, _AGAIN, _IDLE})
@@ -134,7 +153,7 @@ def _measurements(level: Level, folder: Path, port: int) -> list[Measurement]:
         Measurement(_REDIS, (*redis, "--csv")),
     ]
     if level is not Level.TINY:
-        training = (sys.executable, "-W", "ignore", "-c", _TRAINS, steps, batches)
+        training = (sys.executable, "-W", "ignore", "-c", _TRAINS, steps, batches, str(_WAIT))
         found.append(Measurement(_TRAINING, training, with_ml, True))
     return [replace(item, command=("taskset", "-c", "0", *item.command)) for item in found]
 
@@ -154,8 +173,8 @@ def become(level: Level, folder: Path, then: Sequence[str]) -> NoReturn:
         folder,
         _states(folder, model),
         _measurements(level, folder, port),
-        level.pick(3, 2, 1),
-        level.pick(12, 12, 1),
+        level.pick(5, 2, 1),
+        level.pick(_WAIT, _WAIT, 1),
         (("taskset", "-c", "0", *server), "Ready to accept"),
         then,
     )
@@ -171,8 +190,7 @@ def _figures(file: Path) -> dict[str, float]:
         rates = [float(row["rps"]) for row in csv.DictReader(text.splitlines())]
         return {_REDIS: statistics.mean(1 / rate for rate in rates)}
     if file.name == _TRAINING:
-        step, epoch = map(float, text.split())
-        return {_STEP: step, _EPOCH: epoch}
+        return dict(zip((_STEP, _EPOCH, _TINY_EPOCH), map(float, text.split()), strict=True))
     return {file.name: float(text) / 1e9}
 
 
@@ -188,7 +206,7 @@ def _read(folder: Path) -> tuple[Samples, dict[str, list[int]], dict[str, set[st
                 tracked = len(json.loads(file.read_text()))
                 tasks.setdefault(condition, []).append(tracked)
         elif file.name == STAGE:
-            stages.setdefault(condition, set()).add(file.read_text().strip())
+            stages.setdefault(condition, set()).add(", later ".join(file.read_text().split()))
         elif file.name not in ("program", "daemon"):
             for case, value in _figures(file).items():
                 samples.add(case, condition, turn, value)
@@ -197,7 +215,7 @@ def _read(folder: Path) -> tuple[Samples, dict[str, list[int]], dict[str, set[st
 
 def _rows(samples: Samples) -> Iterator[Row]:
     """A row for each case and condition; a condition with loads has a base of its own."""
-    for case in (_ORDINARY, _OF_ML, _IN_LOAD, _REDIS, _STEP, _EPOCH):
+    for case in (_ORDINARY, _OF_ML, _IN_LOAD, _REDIS, _STEP, _EPOCH, _TINY_EPOCH):
         for condition in (_AGAIN, _ONE, _EVERY, _NONE, _IDLE, _LOADS):
             base = _LOADS_OFF if condition == _LOADS else _OFF
             if samples.rounds(case, condition):
@@ -235,5 +253,8 @@ def measure(results: Path) -> Section:
         )
     header = ("", "condition", "without the daemon", "with it", "ratio", "difference", "rounds")
     return Section(
-        "The rest of the host", _ABOUT, (Table("", header, tuple(_rows(samples))),), tuple(notes)
+        "The rest of the host",
+        _ABOUT.format(wait=_WAIT),
+        (Table("", header, tuple(_rows(samples))),),
+        tuple(notes),
     )

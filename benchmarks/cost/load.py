@@ -80,9 +80,9 @@ def _cases(level: Level, shards: int) -> list[_Case]:
         return [globals_]
     return [
         _Case("torch.load, 20 KB", "import torch", _TORCH, "small.pt", 300, 1.05),
-        _Case("torch.load, 100 MB", "import torch", _TORCH, "big.pt", 7, 1.01),
-        _Case(f"torch.load, 1 GB in {shards} files", "import torch", _SHARDS % shards, "", 2, 1.01),
-        _Case("joblib, 100 MB", "import joblib", _JOBLIB, "big.joblib", 7, 1.01),
+        _Case("torch.load, 100 MB", "import torch", _TORCH, "big.pt", 15, 1.01),
+        _Case(f"torch.load, 1 GB in {shards} files", "import torch", _SHARDS % shards, "", 3, 1.01),
+        _Case("joblib, 100 MB", "import joblib", _JOBLIB, "big.joblib", 15, 1.01),
         globals_,
         _Case("import of transformers", "import pickle, torch", _UNPICKLE, _IMPORT, 1, None),
     ]
@@ -160,7 +160,7 @@ def measure(level: Level, folder: Path) -> Section:
     cases, notes = _chosen(level, folder)
     sharded = any(not case.file for case in cases)
     _make(folder, level is not Level.TINY, _SHARDED if sharded else 0)
-    others, refused = tracers(level.pick(3, 2, 1))
+    others, refused = tracers(level.pick(5, 2, 1))
     conditions = [NOTHING, AGAIN, DAEMON, *others]
     names = [condition.name for condition in conditions]
     itself: list[Row] = []
@@ -169,7 +169,7 @@ def measure(level: Level, folder: Path) -> Section:
     # What takes long, and differs by little from round to round, is measured less often.
     slow = [case for case in cases if case.file == _IMPORT]
     quick = [case for case in cases if case not in slow]
-    for group, rounds in ((quick, level.pick(7, 2, 1)), (slow, level.pick(3, 1, 1))):
+    for group, rounds in ((quick, level.pick(21, 2, 1)), (slow, level.pick(3, 1, 1))):
         if not group:
             continue
         samples = _measured(group, folder, conditions, rounds)

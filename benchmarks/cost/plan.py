@@ -17,7 +17,7 @@ from benchmarks.cost.watching import READY, TASKS_MAP, command
 __all__ = ["STAGE", "TASKS", "Measurement", "State", "script"]
 
 #: What is not measured but asked: the tasks that the daemon tracks meanwhile, and its stage when
-#: the first measurements are done.
+#: the measurements are done that are no ML processes, and when all are.
 TASKS, STAGE = "tasks", "stage"
 
 #: The daemon goes down from stage to stage after a second, instead of half a minute.
@@ -95,8 +95,8 @@ def _in_state(
         for item in measurements:
             if item.wakes is wakes and (not item.states or state.name in item.states):
                 yield f"{shlex.join(item.command)} > {shlex.quote(item.name)} || exit 1"
-        if state.daemon and not wakes:
-            yield f"stage daemon > {STAGE}"
+        if state.daemon:
+            yield f"stage daemon >> {STAGE}"
     if state.daemon:
         yield f"tasks $daemon {TASKS_MAP} > {TASKS}\nstop daemon"
     if state.program:
