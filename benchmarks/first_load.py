@@ -202,8 +202,9 @@ def main() -> None:
     parser.add_argument("--from", dest="stage", choices=("watching", "resting"), default="watching")
     given = parser.parse_args()
     options = probe_options(Config())
-    rest = 0.1 if given.stage == "resting" else math.inf
-    watcher = Watcher(replace(options, hop=0.05, quiet=0.1, rest=rest))
+    # Not to watch before it rests: to let go of what watching attaches to takes seconds.
+    quiet, rest = (math.inf, 0.1) if given.stage == "resting" else (0.1, math.inf)
+    watcher = Watcher(replace(options, hop=0.01, quiet=quiet, rest=rest))
     watcher.probe.interpreters.cover_installed()
     with tempfile.TemporaryDirectory() as name:
         victim = Path(name) / "victim"
