@@ -28,7 +28,7 @@ ROWS = [
     row("Training", "", "ours", "1 k", rows=1_000, seconds=1, memory=2**27),
     row("Training", "", "ours", "10 k", rows=10_000, seconds=5, memory=2**28),
     row("The rest of the host", "", "getppid", "loads, daemon", more=25e-9),
-    row("The rest of the host", "", "getppid", "no daemon, a tracepoint", more=8e-9),
+    row("The rest of the host", "", "getppid", "daemon, idle ML process", more=8e-9),
     row("A load", "The load itself", "torch.load, 100 MB", nothing=0.05),
     row("A load", "The load itself", "torch.load, 20 KB", nothing=0.0005),
 ]

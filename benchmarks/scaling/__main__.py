@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import fill
 
 from benchmarks.cost.figures import count, seconds
 from benchmarks.scaling.figures import Figures
@@ -144,7 +145,7 @@ def _page(figures: Figures, output: Output) -> Iterator[str]:
     box = "The rest of the host"
     counting = figures.value(box, "", "more", "getppid", "loads, daemon")
     # What a call pays that has no tracepoint of its own, whatever else is attached.
-    watching = figures.value(box, "", "more", "getppid", "no daemon, a tracepoint")
+    watching = figures.value(box, "", "more", "getppid", "daemon, idle ML process")
     big, small = (
         figures.value("A load", "The load itself", "nothing", f"torch.load, {size}")
         for size in ("100 MB", "20 KB")
@@ -196,6 +197,19 @@ def _page(figures: Figures, output: Output) -> Iterator[str]:
     )
 
 
+def _wrapped(part: str) -> Iterator[str]:
+    """Markdown, its running text broken anew: a figure is not as long as its name."""
+    for block in part.split("\n\n"):
+        if block.startswith("- "):
+            for item in block.removeprefix("- ").split("\n- "):
+                yield fill(" ".join(item.split()), 100, initial_indent="- ", subsequent_indent="  ")
+            yield ""
+        elif block[:1] in ("", "|", "#", "!"):
+            yield block.strip() + "\n"
+        else:
+            yield fill(" ".join(block.split()), 100, break_on_hyphens=False) + "\n"
+
+
 def main() -> None:
     """Measure, draw and print."""
     parser = argparse.ArgumentParser(
@@ -208,8 +222,8 @@ def main() -> None:
         figures = Figures.read(given.figures)
         with tempfile.TemporaryDirectory() as folder:
             output = measure(Path(folder))
-        for part in _page(figures, output):
-            print(part)
+        lines = (line for part in _page(figures, output) for line in _wrapped(part))
+        print("\n".join(lines).rstrip())
         draw(figures, given.pictures)
     except DynahugError as error:
         sys.exit(f"benchmarks.scaling: {error}")
