@@ -50,7 +50,7 @@ def watch(probe: Probe, source: str, *arguments: str | Path, late: float = 0.0) 
     loads: dict[int, Load] = {}
     quiet = 0.0
     while not quiet or time.monotonic() - quiet < 0.6 or tracker.open:
-        for update in tracker.update(probe.read()):
+        for update in tracker.update(probe.read(0.1)):
             loads[update.load.id] = update.load
         if not quiet and process.poll() is not None:
             quiet = time.monotonic()
