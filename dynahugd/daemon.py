@@ -7,6 +7,7 @@ import platform
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -66,6 +67,18 @@ def rules(config: Config) -> Rules:
     return Rules(config.verdict.alpha, config.verdict.window, config.probe.linger)
 
 
+def _give_way() -> None:
+    """Take no processor away from what is watched: one that is idle, or the next turn, will do.
+
+    The kernel wakes the reader where a record was written, and a batch takes longer than a small
+    load. Who has chosen a policy, the unit or a user, is left with it.
+    """
+    for task in map(int, os.listdir("/proc/self/task")):  # numpy has threads of its own
+        if os.sched_getscheduler(task) == os.SCHED_OTHER:
+            with suppress(OSError):  # a filter of system calls may refuse it
+                os.sched_setscheduler(task, os.SCHED_BATCH, os.sched_param(0))
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What the daemon is to do, read and checked: the configuration and the baseline it names.
@@ -123,6 +136,7 @@ class Daemon:
         DynahugError : when something that was asked for cannot be had.
         """
         started = time.monotonic()
+        _give_way()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         service = Service()

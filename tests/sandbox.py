@@ -38,6 +38,7 @@ IMITATED = frozenset(
 #: Directives that are not, and why the daemon cannot be hurt by them.
 NOT_IMITATED = {
     "CPUQuota": "control groups are systemd's",
+    "CPUSchedulingPolicy": "does not restrict",
     "DevicePolicy": "control groups are systemd's; it opens no device",
     "KeyringMode": "it uses no keyring",
     "LimitMEMLOCK": "counts before Linux 5.11 only",

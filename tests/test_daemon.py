@@ -341,6 +341,11 @@ def test_ready_within_a_second_and_healthy(tmp_path: Path) -> None:
             daemon.metric("no_such_metric")
 
 
+def test_it_takes_no_processor_from_what_it_watches(watching: RunningDaemon) -> None:
+    tasks = os.listdir(f"/proc/{watching.process.pid}/task")
+    assert {os.sched_getscheduler(int(task)) for task in tasks} == {os.SCHED_BATCH}
+
+
 def test_two_daemons_on_one_address_say_so(tmp_path: Path, watching: RunningDaemon) -> None:
     address = watching.url.removeprefix("http://").rstrip("/")
     done = subprocess.run(
