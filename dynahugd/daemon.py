@@ -70,8 +70,8 @@ def rules(config: Config) -> Rules:
 def _give_way() -> None:
     """Take no processor away from what is watched: one that is idle, or the next turn, will do.
 
-    The kernel wakes the reader where a record was written, and a batch takes longer than a small
-    load. Who has chosen a policy, the unit or a user, is left with it.
+    The kernel may wake the reader where a record was written, and a batch takes longer than a
+    small load. Who has chosen a policy, the unit or a user, is left with it.
     """
     for task in map(int, os.listdir("/proc/self/task")):  # numpy has threads of its own
         if os.sched_getscheduler(task) == os.SCHED_OTHER:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import struct
 import threading
 from collections.abc import Iterator
@@ -83,7 +82,7 @@ class Filled:
         attributes = struct.pack(
             "<4I2Q2I", fd, 0, len(packet), 0, ctypes.addressof(packet), 0, times, 0
         )
-        number = syscalls.numbers(platform.machine())["bpf"]
+        number = syscalls.numbers(syscalls.machine())["bpf"]
         result = ctypes.CDLL(None, use_errno=True).syscall(
             number, TEST_RUN, attributes, len(attributes)
         )

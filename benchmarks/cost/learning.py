@@ -173,9 +173,12 @@ def _table(fits: dict[tuple[str, int], _Done]) -> Iterator[Row]:
 def _loss(fits: dict[tuple[str, int], _Done], ours: _Done) -> Row:
     """How far our own method's AUC is below the best of all."""
     best = max(
-        _auc(done)
-        for (_, rows), done in fits.items()
-        if rows <= _GOAL_ROWS and not isinstance(done, str)
+        (
+            _auc(done)
+            for (_, rows), done in fits.items()
+            if rows <= _GOAL_ROWS and not isinstance(done, str)
+        ),
+        default=0.0,
     )
     loss = _NEVER if isinstance(ours, str) else best - _auc(ours)
     cells = ("AUC below the best of all", count(_GOAL_ROWS), "-", "-", f"{loss:.4f}")
